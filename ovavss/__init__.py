@@ -1,0 +1,6 @@
+"""Open-vocabulary audio-visual semantic segmentation: model, export and runtime.
+
+Importing the package loads no heavy library; import the submodule you need.
+"""
+
+__version__ = "0.1.0"

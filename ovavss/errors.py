@@ -1,0 +1,9 @@
+"""The one exception type that a user's mistake raises."""
+
+
+class UserError(Exception):
+    """A mistake in the user's input.
+
+    The message is one sentence that names the file or the field and says what to do. The command line prints it
+    without a traceback and exits with status 2.
+    """

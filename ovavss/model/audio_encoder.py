@@ -1,0 +1,127 @@
+"""Audio encoder: log-mel patches of a raw waveform, then VGGish (paper, section 3.2)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovavss.model.presets import AudioEncoderConfig
+
+SAMPLE_RATE = 16_000
+WINDOW, HOP, FFT = 400, 160, 512
+MEL_BINS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
+LOG_OFFSET = 0.01
+PATCH_FRAMES = 96
+
+
+def samples_for(patches: int) -> int:
+    """Fewest samples that hold `patches` patches of 0.96 s: 77 040 for 5."""
+    return (PATCH_FRAMES * patches - 1) * HOP + WINDOW
+
+
+def patches_in(samples: int) -> int:
+    """Whole patches that `samples` samples hold; the rest is dropped."""
+    frames = max(0, 1 + (samples - WINDOW) // HOP)
+    return max(0, 1 + (frames - PATCH_FRAMES) // PATCH_FRAMES)
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hertz / 700.0)
+
+
+def mel_filters() -> Tensor:
+    """HTK mel filters, float64 [257, 64]: triangles linear in mel, the DC row zero."""
+    bins = _mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / FFT)[:, None]
+    low, high = (_mel(torch.tensor(f, dtype=torch.float64)).item() for f in (LOWEST_HZ, HIGHEST_HZ))
+    edges = torch.linspace(low, high, MEL_BINS + 2, dtype=torch.float64)
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    filters = torch.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clamp(min=0)
+    filters[0] = 0
+    return filters
+
+
+def fourier_basis() -> Tensor:
+    """Windowed cosines and sines, float64 [2 * 257, 1, 400]: a strided convolution with them is the STFT."""
+    time = torch.arange(WINDOW, dtype=torch.float64)
+    window = 0.5 - 0.5 * torch.cos(2 * math.pi * time / WINDOW)
+    angle = 2 * math.pi / FFT * torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * time
+    return torch.cat([angle.cos() * window, -angle.sin() * window])[:, None]
+
+
+class LogMel(nn.Module):
+    """Log-mel patches of 0.96 s.
+
+    forward: waveform float32 [B, S] at 16 kHz, full scale 1.0 -> float32 [B, patches, 96, 64]. Patches that the waveform
+    is too short for hold the literal log-mel value 0.0, as in the published code (silence would be log 0.01).
+    """
+
+    basis: Tensor
+    filters: Tensor
+
+    def __init__(self, patches: int) -> None:
+        super().__init__()
+        self.patches = patches
+        # A convolution instead of an STFT operator: every runtime has it, and it is exact in float32 to 2e-5.
+        self.register_buffer("basis", fourier_basis().float(), persistent=False)
+        self.register_buffer("filters", mel_filters().float(), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        present = min(self.patches, patches_in(waveform.shape[-1]))
+        missing = waveform.new_zeros(waveform.shape[0], self.patches - present, PATCH_FRAMES, MEL_BINS)
+        if present == 0:
+            return missing
+        spectrum = F.conv1d(waveform[:, None, : samples_for(present)], self.basis, stride=HOP)
+        cosine, sine = spectrum.transpose(1, 2).chunk(2, dim=2)
+        magnitude = (cosine.square() + sine.square()).sqrt()
+        log_mel = torch.log(magnitude @ self.filters + LOG_OFFSET)
+        log_mel = log_mel.reshape(-1, present, PATCH_FRAMES, MEL_BINS)
+        return log_mel if present == self.patches else torch.cat([log_mel, missing], dim=1)
+
+
+class VGGish(nn.Module):
+    """VGGish without PCA and quantisation, the last ReLU kept.
+
+    forward: log-mel patches float32 [N, 96, 64] -> float32 [N, 128].
+    """
+
+    def __init__(self, config: AudioEncoderConfig) -> None:
+        super().__init__()
+        features: list[nn.Module] = []
+        channels, height, width = 1, PATCH_FRAMES, MEL_BINS
+        for layer in config.layers:
+            if isinstance(layer, int):
+                features += [nn.Conv2d(channels, layer, 3, padding=1), nn.ReLU()]
+                channels = layer
+            else:
+                features.append(nn.MaxPool2d(2, 2))
+                height, width = height // 2, width // 2
+        embeddings: list[nn.Module] = []
+        size = channels * height * width
+        for out in config.fully_connected:
+            embeddings += [nn.Linear(size, out), nn.ReLU()]
+            size = out
+        self.features = nn.Sequential(*features)
+        self.embeddings = nn.Sequential(*embeddings)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        features = self.features(log_mel[:, None])
+        # The original flattens time, mel, channel.
+        return self.embeddings(features.permute(0, 2, 3, 1).flatten(1))
+
+
+class AudioEncoder(nn.Module):
+    """Graph 1: one audio token for each one-second snippet.
+
+    forward: waveform float32 [B, S] at 16 kHz, full scale 1.0 -> audio float32 [B, T, 128].
+    """
+
+    def __init__(self, config: AudioEncoderConfig, snippets: int) -> None:
+        super().__init__()
+        self.log_mel = LogMel(snippets)
+        self.vggish = VGGish(config)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        log_mel = self.log_mel(waveform)
+        audio = self.vggish(log_mel.flatten(0, 1))
+        return audio.reshape(-1, self.log_mel.patches, audio.shape[-1])

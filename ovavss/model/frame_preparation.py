@@ -1,0 +1,110 @@
+"""Frames as the network wants them: resize, normalise, pad (section 1 of the model's description).
+
+The resize equals PIL's bilinear (antialiased) resize of uint8 images byte for byte in every runtime: PIL sums with
+integer weights of 22 bits, so each axis is two matrix products whose factors have at most 11 bits. They and their sums
+are exact in float32, and the products even in TF32.
+"""
+
+import torch
+from torch import Tensor, nn
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+MULTIPLE = 32
+
+_WEIGHT_BITS, _LOW_BITS = 22, 11
+
+
+def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """Size after the test-time resize: the short side becomes `short_side`, the long one at most `long_side`.
+
+    Integer arithmetic, so that it also holds for the symbolic sizes of an export.
+    """
+    short, long = torch.sym_min(height, width), torch.sym_max(height, width)
+
+    def scaled(side: int) -> int:
+        by_short = (2 * short_side * side + short) // (2 * short)
+        by_long = (2 * long_side * side + long) // (2 * long)
+        return torch.sym_min(by_short, by_long)
+
+    return scaled(height), scaled(width)
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """Both sides rounded up to a multiple of 32."""
+    return (height + MULTIPLE - 1) // MULTIPLE * MULTIPLE, (width + MULTIPLE - 1) // MULTIPLE * MULTIPLE
+
+
+def fitted_size(height: int, width: int, short_side: int, long_side: int, limit: tuple[int, int]) -> tuple[int, int]:
+    """`resized_size`, shrunk further if it does not fit into a fixed network size."""
+    best = resized_size(height, width, short_side, long_side)
+    if best[0] <= limit[0] and best[1] <= limit[1]:
+        return best
+    if limit[0] * width <= limit[1] * height:
+        return limit[0], max(1, (2 * limit[0] * width + height) // (2 * height))
+    return max(1, (2 * limit[1] * height + width) // (2 * width)), limit[1]
+
+
+def resize_weights(source: int, target: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """PIL's triangle filter for one axis as integer weights of 22 bits, split into 11 high and 11 low bits.
+
+    Two float32 [rows, source]; rows from `target` on are zero (padding).
+    """
+    out = torch.arange(rows, device=device)[:, None]
+    pixel = torch.arange(source, device=device)[None]
+    reach = 2 * torch.sym_max(source, target)
+    triangle = (reach - ((2 * pixel + 1) * target - (2 * out + 1) * source).abs()).clamp(min=0)
+    total = triangle.sum(1, keepdim=True).clamp(min=1)
+    weight = torch.div((triangle << (_WEIGHT_BITS + 1)) + total, 2 * total, rounding_mode="floor")
+    weight = weight * (out < target)
+    high = torch.div(weight, 1 << _LOW_BITS, rounding_mode="floor")
+    return high.float(), (weight - (high << _LOW_BITS)).float()
+
+
+def _round(high: Tensor, low: Tensor) -> Tensor:
+    """floor((high * 2^11 + low) / 2^22 + 1/2), exactly, for integer sums in float32."""
+    high = high * 2.0 ** (_LOW_BITS - _WEIGHT_BITS) + 0.5
+    whole = high.floor()
+    return (whole + ((high - whole) + low * 2.0**-_WEIGHT_BITS).floor()).clamp(0, 255)
+
+
+def resize_and_pad(frames: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Frames [N, 3, H, W] holding whole numbers 0..255 -> float32 [N, 3, *padded], whole numbers, zeros right and below."""
+    height, width = frames.shape[-2:]
+    high, low = resize_weights(width, size[1], padded[1], frames.device)
+    frames = _round(frames @ high.T, frames @ low.T)
+    high, low = resize_weights(height, size[0], padded[0], frames.device)
+    return _round(high @ frames, low @ frames)
+
+
+class FramePreparation(nn.Module):
+    """Resize to the preset's size (or into a fixed `size`), normalise, pad with zeros to a multiple of 32.
+
+    forward: frames uint8 [B, T, H, W, 3] RGB -> images float32 [B, T, 3, H', W'], resized frames uint8 [B, T, H', W', 3]
+    (padded with zeros) and their unpadded size int64 [2].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, short_side: int, long_side: int, size: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.short_side, self.long_side, self.size = short_side, long_side, size
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, snippets, height, width, _ = frames.shape
+        if self.size is None:
+            size = resized_size(height, width, self.short_side, self.long_side)
+            padded = padded_size(*size)
+        else:
+            size, padded = fitted_size(height, width, self.short_side, self.long_side, self.size), self.size
+        resized = resize_and_pad(frames.flatten(0, 1).permute(0, 3, 1, 2).float(), size, padded)
+        inside = (torch.arange(padded[0], device=frames.device) < size[0])[:, None] & (
+            torch.arange(padded[1], device=frames.device) < size[1]
+        )
+        images = torch.where(inside, (resized - self.mean) / self.std, 0.0)
+        resized = resized.permute(0, 2, 3, 1).to(torch.uint8).reshape(batch, snippets, *padded, 3)
+        sizes = torch.stack([torch.full((), side, dtype=torch.int64, device=frames.device) for side in size])
+        return images.reshape(batch, snippets, 3, *padded), resized, sizes

@@ -1,0 +1,114 @@
+"""Mask crops: the region of each (query, frame) pair as CLIP sees it (paper, section 3.5 and Table 5)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from ovavss.model.presets import Crop
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+STRIDE = 4
+# Queries upsampled at a time: the full-size masks of all of them would take half a gigabyte.
+_CHUNK = 8
+
+SquareAnchor = Literal["top_left", "centre"]
+
+
+@dataclass
+class Regions:
+    """The valid (query, frame) pairs, frame by frame: frame and query int64 [n], tight boxes float32 [n, 4] as
+    (x0, y0, x1, y1) in pixels of the padded frame, ends exclusive."""
+
+    frame: Tensor
+    query: Tensor
+    boxes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def select(self, index: Tensor | slice) -> "Regions":
+        """Some of the pairs."""
+        return Regions(self.frame[index], self.query[index], self.boxes[index])
+
+
+def upsample(mask_logits: Tensor) -> Tensor:
+    """Mask logits [N, T, h, w] at stride 4 -> [N, T, 4 h, 4 w]."""
+    return F.interpolate(mask_logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+
+
+def find_regions(mask_logits: Tensor, queries: Tensor | None = None) -> Regions:
+    """Pairs whose upsampled mask has a pixel above one half, with their tight boxes.
+
+    mask_logits float32 [N, T, h, w] at stride 4 of the padded frame; queries int64: only these (default all).
+    """
+    if queries is None:
+        queries = torch.arange(len(mask_logits), device=mask_logits.device)
+    found = []
+    for chunk in queries.split(_CHUNK):
+        inside = upsample(mask_logits[chunk]).sigmoid() > 0.5
+        (x0, x1), (y0, y1) = _extent(inside.any(2)), _extent(inside.any(3))
+        valid = x1 > x0
+        query, frame = valid.nonzero(as_tuple=True)
+        boxes = torch.stack([x0, y0, x1, y1], dim=-1)[valid].float()
+        found.append(Regions(frame, chunk[query], boxes))
+    if not found:
+        empty = queries.new_zeros(0)
+        return Regions(empty, empty, mask_logits.new_zeros(0, 4))
+    regions = Regions(*(torch.cat([getattr(part, name) for part in found]) for name in ("frame", "query", "boxes")))
+    return regions.select(torch.argsort(regions.frame, stable=True))
+
+
+def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
+    """First and one past the last true index along the last axis (0, 0 where there is none): bool [..., n] -> int64."""
+    index = torch.arange(1, line.shape[-1] + 1, device=line.device)
+    last = (line * index).amax(-1)
+    first = (line * index.flip(0)).amax(-1)
+    return torch.where(last > 0, line.shape[-1] - first, 0), last
+
+
+def square_boxes(boxes: Tensor, anchor: SquareAnchor = "top_left") -> Tensor:
+    """Squares of the longer side, not clamped to the frame: at the box's top-left corner (published code) or centred
+    on it (paper)."""
+    start, end = boxes[:, :2], boxes[:, 2:]
+    side = (end - start).amax(1, keepdim=True)
+    if anchor == "centre":
+        start = (start + end - side) / 2
+    return torch.cat([start, start + side], dim=1)
+
+
+def crop_boxes(boxes: Tensor, image_size: tuple[int, int], crop: Crop, anchor: SquareAnchor) -> Tensor:
+    """What is cut out for each tight box: the whole image, the box itself, or a square."""
+    if crop is Crop.NONE:
+        height, width = image_size
+        return boxes.new_tensor([0, 0, width, height]).expand(len(boxes), 4)
+    return square_boxes(boxes, anchor) if crop is Crop.SQUARE else boxes
+
+
+def crop_regions(
+    mask_logits: Tensor,
+    frames: Tensor,
+    image_size: tuple[int, int],
+    regions: Regions,
+    size: int,
+    crop: Crop = Crop.SQUARE,
+    anchor: SquareAnchor = "top_left",
+) -> Tensor:
+    """CLIP's input for the given pairs: soft mask times frame, black elsewhere, CLIP-normalised.
+
+    mask_logits float32 [N, T, h, w]; frames uint8 [T, H, W, 3], resized and padded as the localiser saw them;
+    image_size: their unpadded (height, width). Returns float32 [n, 3, size, size].
+    """
+    height, width = image_size
+    images = frames[:, :height, :width].permute(0, 3, 1, 2).float()
+    boxes = crop_boxes(regions.boxes, image_size, crop, anchor)
+    masks = upsample(mask_logits[regions.query, regions.frame][:, None]).sigmoid()
+    index = torch.arange(len(regions), dtype=boxes.dtype, device=boxes.device)
+    mask = roi_align(masks, torch.cat([index[:, None], boxes], 1), size, sampling_ratio=-1, aligned=False)
+    image = roi_align(images, torch.cat([regions.frame[:, None].to(boxes), boxes], 1), size, sampling_ratio=-1, aligned=False)
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    return (mask * image / 255 - mean) / std

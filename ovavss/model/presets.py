@@ -1,0 +1,188 @@
+"""Every size of one model in one place."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+
+class Fusion(str, Enum):
+    """Audio-visual early fusion (paper, Table 3)."""
+
+    NONE = "none"
+    ADD = "add"
+    SINGLE_LEVEL = "single_level"
+    MULTI_LEVEL = "multi_level"
+
+
+class AudioPrompt(str, Enum):
+    """How audio reaches the object queries (paper, Table 4)."""
+
+    NONE = "none"
+    CONCAT_ADD = "concat_add"
+    CROSS_ATTENTION = "cross_attention"
+    AUDIO_MASK_DEC = "audio_mask_dec"
+
+
+class Crop(str, Enum):
+    """What of a masked frame CLIP sees (paper, Table 5)."""
+
+    NONE = "none"
+    CROP_RESIZE = "crop_resize"
+    SQUARE = "square"
+
+
+class Proposals(str, Enum):
+    """Which queries are classified: all (published code) or those that the sound head selects (paper)."""
+
+    ALL = "all"
+    SOUNDING = "sounding"
+
+
+@dataclass(frozen=True)
+class AudioEncoderConfig:
+    """VGGish: 3x3 convolutions, `M` is a 2x2 max pooling; then fully connected layers, all with ReLU."""
+
+    layers: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")
+    fully_connected: tuple[int, ...] = (4096, 4096, 128)
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """ResNet with frozen batch norm and the stride in the 3x3 convolution."""
+
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    stem_channels: int = 64
+    bottleneck_channels: int = 64
+    out_channels: int = 256
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of res2..res5."""
+        return tuple(self.out_channels * 2**i for i in range(4))
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Swin transformer."""
+
+    embed_dim: int = 128
+    depths: tuple[int, int, int, int] = (2, 2, 18, 2)
+    num_heads: tuple[int, int, int, int] = (4, 8, 16, 32)
+    window_size: int = 12
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.3
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of res2..res5."""
+        return tuple(self.embed_dim * 2**i for i in range(4))
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Audio-visual early fusion. The published code fuses the raw audio token and keeps the normalised residual; with
+    `projected_audio=True` and `residual="plain"` it is the paper's form."""
+
+    kind: Fusion = Fusion.MULTI_LEVEL
+    embed_dim: int = 1024
+    num_heads: int = 8
+    dropout: float = 0.1
+    residual: Literal["normalised", "plain"] = "normalised"
+    projected_audio: bool = False
+
+
+@dataclass(frozen=True)
+class PixelDecoderConfig:
+    """Multi-scale deformable attention encoder over res5, res4, res3, and the step up to stride 4."""
+
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    ffn_dim: int = 1024
+    num_groups: int = 32
+
+
+@dataclass(frozen=True)
+class MaskDecoderConfig:
+    """Audio-conditioned transformer decoder; `audio_self_attention="each_layer"` is the paper's form."""
+
+    num_queries: int = 100
+    num_layers: int = 9
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    audio_prompt: AudioPrompt = AudioPrompt.AUDIO_MASK_DEC
+    audio_self_attention: Literal["once", "each_layer"] = "once"
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """An open_clip model: the name of its config, and the sizes that the graphs need without building it.
+
+    `pretrained` is open_clip's tag of the weights; a model of our own has none but an `architecture`, the arguments of
+    `open_clip.CLIP`.
+    """
+
+    name: str
+    image_size: int
+    embed_dim: int
+    context_length: int = 77
+    pretrained: str | None = None
+    architecture: dict[str, Any] | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One model. `short_side`, `long_side`: the test-time resize in pixels; `snippets`: T, one-second snippets a clip."""
+
+    name: str
+    backbone: ResNetConfig | SwinConfig
+    clip: ClipConfig
+    audio: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
+    hidden_dim: int = 256
+    snippets: int = 5
+    short_side: int = 360
+    long_side: int = 1333
+
+    @property
+    def audio_dim(self) -> int:
+        """Width of one audio token (128 in the paper)."""
+        return self.audio.fully_connected[-1]
+
+
+_TINY_CLIP = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="r50",
+            backbone=ResNetConfig(),
+            # The plain configs of open_clip load OpenAI's weights without complaint and are wrong: no QuickGELU.
+            clip=ClipConfig(name="ViT-B-16-quickgelu", image_size=224, embed_dim=512, pretrained="openai"),
+        ),
+        Preset(
+            name="swin_b",
+            backbone=SwinConfig(),
+            clip=ClipConfig(name="ViT-L-14-336-quickgelu", image_size=336, embed_dim=768, pretrained="openai"),
+        ),
+        Preset(
+            name="tiny",
+            backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=16, bottleneck_channels=16, out_channels=16),
+            clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
+            audio=AudioEncoderConfig(layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)),
+            fusion=FusionConfig(embed_dim=128, num_heads=4),
+            pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, ffn_dim=128, num_groups=8),
+            mask_decoder=MaskDecoderConfig(num_queries=10, num_layers=3, num_heads=4, ffn_dim=256),
+            hidden_dim=64,
+            short_side=96,
+            long_side=384,
+        ),
+    )
+}
