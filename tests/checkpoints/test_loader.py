@@ -1,0 +1,532 @@
+"""Every kind of checkpoint file into small models, every refusal, and one r50 of full size."""
+
+import collections
+import functools
+import io
+import os
+import pickle
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from golden_set import manifest
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ovavss.checkpoints.key_map import to_upstream
+from ovavss.checkpoints.loader import (
+    Checkpoint,
+    CheckpointMismatch,
+    Kind,
+    detect_preset,
+    load_into,
+    read_checkpoint,
+    save_checkpoint,
+    to_upstream_state,
+)
+from ovavss.errors import UserError
+from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.model.presets import (
+    PRESETS,
+    AudioEncoderConfig,
+    FusionConfig,
+    MaskDecoderConfig,
+    PixelDecoderConfig,
+    ResNetConfig,
+    SwinConfig,
+)
+from ovavss.model.usslm import USSLM
+
+SMALL = replace(
+    PRESETS["r50"],
+    backbone=ResNetConfig((1, 1, 1, 1), 8, 8, 16),
+    audio=AudioEncoderConfig((4, "M"), (8,)),
+    fusion=FusionConfig(embed_dim=16),
+    pixel_decoder=PixelDecoderConfig(num_layers=1, ffn_dim=8),
+    mask_decoder=MaskDecoderConfig(num_queries=4, num_layers=1, ffn_dim=8),
+    hidden_dim=32,
+)
+SMALL_SWIN = replace(SMALL, backbone=SwinConfig(128, (1, 1, 1, 1), (4, 4, 4, 4), 2, 1.0))
+
+Modules = dict[str, nn.Module]
+
+
+def modules(seed: int, *, clip: bool = False) -> Modules:
+    """A small model whose every tensor is random, buffers too."""
+    torch.manual_seed(seed)
+    parts: Modules = {"usslm": USSLM(SMALL), "audio_encoder": AudioEncoder(SMALL.audio, 5)}
+    if clip:
+        parts["clip"] = nn.ModuleDict({"visual": nn.Linear(3, 2), "transformer": nn.Linear(2, 2)})
+    for tensor in our_state(parts).values():
+        tensor.normal_()
+    return parts
+
+
+def our_state(parts: Modules) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": t for prefix, module in parts.items() for name, t in module.state_dict().items()}
+
+
+def copied(parts: Modules) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in our_state(parts).items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Modules:
+    return modules(1, clip=True)
+
+
+def saved(path: Path, contents: object) -> Path:
+    torch.save(contents, path)
+    return path
+
+
+def pickled(path: Path, contents: object, protocol: int = 2) -> Path:
+    path.write_bytes(pickle.dumps(contents, protocol=protocol))
+    return path
+
+
+# What can be read
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_published_file(tmp_path: Path, wanted: Modules, prefix: str, zipped: bool) -> None:
+    state = {f"{prefix}{name}": tensor for name, tensor in to_upstream_state(wanted).items()}
+    constants = {"criterion.empty_weight": torch.ones(2), "clip_adapter.pixel_mean": torch.ones(1, 3, 1, 1)}
+    state |= {f"{prefix}{name}": tensor for name, tensor in constants.items()}
+    optimizer = torch.optim.AdamW(wanted["usslm"].parameters()).state_dict()
+    contents = {"model": state, "optimizer": optimizer, "scheduler": {"last_epoch": 3}, "iteration": 7}
+    path = tmp_path / "model.pth"
+    torch.save(contents, path, _use_new_zipfile_serialization=zipped)
+
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.kind is Kind.UPSTREAM and detect_preset(checkpoint) == "r50"
+    assert not checkpoint.unmapped and sorted(checkpoint.ignored) == sorted(constants)
+    parts = modules(2, clip=True)
+    report = load_into(parts, checkpoint, source=path)
+    assert report.ok and not report.fresh and not report.not_asked
+    assert sorted(report.loaded) == sorted(our_state(parts))
+    assert same(our_state(parts), our_state(wanted))
+
+
+def test_vggish_file(tmp_path: Path, wanted: Modules) -> None:
+    state = wanted["audio_encoder"].vggish.state_dict()
+    checkpoint = read_checkpoint(saved(tmp_path / "vggish.pth", state))
+    assert checkpoint.kind is Kind.VGGISH and detect_preset(checkpoint) is None
+    parts = modules(2)
+    before = copied(parts)
+    report = load_into({"audio_encoder": parts["audio_encoder"]}, checkpoint)
+    assert len(report.loaded) == 4
+    assert same(parts["audio_encoder"].state_dict(), wanted["audio_encoder"].state_dict())
+    assert torch.equal(before["usslm.audio_proj.layers.0.weight"], parts["usslm"].audio_proj.layers[0].weight)
+
+
+def mask2former_state(parts: Modules) -> dict[str, np.ndarray]:
+    """What a COCO file holds: no audio, 81 classes, some names in their older form."""
+    hears = ("vl_layer", "audio", "v2a", "a2a", "clip_adapter")
+    state = {}
+    for name, tensor in to_upstream_state(parts).items():
+        if not any(word in name for word in hears):
+            name = name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.").replace("query_feat", "static_query")
+            state[name] = tensor.numpy()
+    state["sem_seg_head.predictor.class_embed.weight"] = np.ones((81, 32), np.float32)
+    state["sem_seg_head.predictor.class_embed.bias"] = np.ones(81, np.float32)
+    return state | {"criterion.empty_weight": np.ones(81, np.float32)}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_mask2former_file(tmp_path: Path, wanted: Modules, protocol: int) -> None:
+    contents = {"model": mask2former_state(wanted), "__author__": "someone", "matching_heuristics": True}
+    checkpoint = read_checkpoint(pickled(tmp_path / "model_final.pkl", contents, protocol))
+    assert checkpoint.kind is Kind.MASK2FORMER and detect_preset(checkpoint) == "r50"
+    parts = modules(2)
+    before, source = copied(parts), our_state(wanted)
+    report = load_into(parts, checkpoint)
+    assert report.ok and report.ignored == ["criterion.empty_weight"]
+    assert [(e.name, e.expected, e.found) for e in report.dropped] == [
+        ("usslm.mask_decoder.sound_head.weight", (2, 32), (81, 32)),
+        ("usslm.mask_decoder.sound_head.bias", (2,), (81,)),
+    ]
+    for name, tensor in our_state(parts).items():
+        assert torch.equal(tensor, (source if name in report.loaded else before)[name]), name
+    hears = ("audio", "early_fusion", "sound_head")
+    assert set(report.fresh) == {name for name in before if any(word in name for word in hears)}
+    assert set(report.loaded) | set(report.fresh) == set(before)
+
+
+def test_mask2former_with_vggish(tmp_path: Path, wanted: Modules) -> None:
+    mask2former = read_checkpoint(pickled(tmp_path / "a.pkl", {"model": mask2former_state(wanted)}))
+    vggish = wanted["audio_encoder"].vggish.state_dict()
+    parts = modules(2)
+    report = load_into(parts, [mask2former, read_checkpoint(saved(tmp_path / "b.pth", vggish))])
+    assert not any(name.startswith("audio_encoder") for name in report.fresh)
+    assert torch.equal(parts["audio_encoder"].vggish.embeddings[0].weight, vggish["embeddings.0.weight"])
+
+    # A VGGish file with a hole is not excused by the Mask2Former file beside it.
+    del vggish["embeddings.0.bias"]
+    with pytest.raises(CheckpointMismatch, match=r"1 missing \(audio_encoder.vggish.embeddings.0.bias\)"):
+        load_into(parts, [mask2former, read_checkpoint(saved(tmp_path / "c.pth", vggish))])
+
+
+def test_mask2former_part_that_it_should_have(tmp_path: Path, wanted: Modules) -> None:
+    state = mask2former_state(wanted)
+    del state["sem_seg_head.mask_features.bias"]
+    state["sem_seg_head.predictor.static_query.weight"] = np.ones((200, 32), np.float32)
+    with pytest.raises(CheckpointMismatch) as error:
+        load_into(modules(2), read_checkpoint(pickled(tmp_path / "a.pkl", {"model": state})))
+    missing = {"usslm.pixel_decoder.mask_features.bias", "usslm.mask_decoder.query_feat.weight"}
+    assert set(error.value.report.missing) == missing
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickled_arrays(tmp_path: Path, protocol: int) -> None:
+    arrays = {
+        "double": np.array([[0.5, 1e-3]]),
+        "half": np.arange(3, dtype=np.float16),
+        "columns": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "swapped": np.arange(3, dtype=">f4"),
+        "strided": np.arange(8, dtype=np.float32)[::2],
+        "scalar": np.float32(2.5),
+        "point": np.array(3.0, np.float32),
+        "none": np.zeros((0, 2), np.float32),
+        "whole": np.arange(3),
+        "flags": np.array([True, False]),
+    }
+    contents = {f"backbone.norm{i}.x": value for i, value in enumerate(arrays.values())}
+    path = pickled(tmp_path / "a.pkl", collections.OrderedDict(model=collections.OrderedDict(contents)), protocol)
+    found = dict(zip(arrays, read_checkpoint(path).tensors.values(), strict=True))
+    for name, array in arrays.items():
+        kept = array.dtype.newbyteorder("=") if name != "double" else np.float32
+        assert found[name].numpy().dtype == kept and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name].numpy(), array.astype(kept))
+        found[name].numpy()[...] = 0  # its own memory, not the pickle's
+
+
+def test_own_file_and_back(tmp_path: Path, wanted: Modules) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_checkpoint(path, wanted, "r50")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.kind is Kind.OURS and checkpoint.preset == "r50" == detect_preset(checkpoint)
+    parts = modules(2, clip=True)
+    assert load_into(parts, checkpoint).ok
+    assert same(our_state(parts), our_state(wanted))
+    # Half of the model asked for: the rest is counted apart.
+    report = load_into({"usslm": parts["usslm"]}, checkpoint)
+    assert report.ok and len(report.not_asked) == 8 and "8 not asked for" in report.summary()
+
+
+def test_safetensors_with_published_names(tmp_path: Path, wanted: Modules) -> None:
+    path = tmp_path / "converted.safetensors"
+    save_file(to_upstream_state(wanted), path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.kind is Kind.UPSTREAM and checkpoint.preset is None
+    assert same(checkpoint.tensors, our_state(wanted))
+
+
+def test_save_copes_with_shared_and_strided_tensors(tmp_path: Path) -> None:
+    tied = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(2, 3)})
+    tied["b"].weight = tied["a"].weight
+    tied["a"].register_buffer("turned", torch.arange(6.0).reshape(2, 3).t())
+    save_checkpoint(tmp_path / "a.safetensors", {"clip": tied}, "r50")
+    assert same(load_file(tmp_path / "a.safetensors"), our_state({"clip": tied}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_values_are_cast_to_the_module(tmp_path: Path, wanted: Modules, dtype: torch.dtype) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in to_upstream_state(wanted).items()}
+    state = {name: tensor.t().contiguous().t() if tensor.ndim == 2 else tensor for name, tensor in state.items()}
+    parts = modules(2, clip=True)
+    load_into(parts, read_checkpoint(saved(tmp_path / "a.pth", {"model": state})))
+    for name, tensor in our_state(parts).items():
+        assert tensor.dtype is torch.float32 and tensor.is_contiguous()
+        assert torch.equal(tensor, state[to_upstream(name) or ""].float()), name
+
+
+def test_full_r50(tmp_path: Path) -> None:
+    """One file of full size: every published name and shape lands, with its value, in the real module."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {name: e["shape"] for name, e in manifest("r50").items() if not name.startswith("audio_encoder.")}
+    state = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    path = saved(tmp_path / "r50.pth", {"model": state})
+    checkpoint = read_checkpoint(path)
+    usslm = USSLM(PRESETS["r50"])
+    report = load_into({"usslm": usslm}, checkpoint)
+    path.unlink()
+    assert report.ok and len(report.loaded) == len(state)
+    exported = to_upstream_state({"usslm": usslm})
+    assert same(exported, state)
+
+
+# What is refused
+
+
+def refused(action: Callable[[], object], *parts: str) -> str:
+    """The one sentence with which the action is refused."""
+    with pytest.raises(UserError) as error:
+        action()
+    message = str(error.value)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message and not message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("absent.pth", "no checkpoint"), ("folder.pth", "is a folder"), ("a.onnx", "name must end in"), ("a", "must end")],
+)
+def test_not_a_checkpoint_file(tmp_path: Path, name: str, part: str) -> None:
+    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    (tmp_path / "a").write_bytes(b"x")
+    refused(lambda: read_checkpoint(tmp_path / name), str(tmp_path / name), part)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".old.pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.999])
+def test_truncated_file(tmp_path: Path, suffix: str, keep: float) -> None:
+    path, state = tmp_path / f"a{suffix}", {f"backbone.norm{i}.weight": torch.rand(999) for i in range(4)}
+    if suffix == ".safetensors":
+        save_file(state, path)
+    elif suffix == ".pkl":
+        pickled(path, {"model": {name: tensor.numpy() for name, tensor in state.items()}})
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=suffix == ".pth")
+    assert len(read_checkpoint(path).tensors) == 4
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(len(contents) * keep)])
+    refused(lambda: read_checkpoint(path), str(path), "cut short", "fetch it again")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_something_else_under_the_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"<!doctype html><html>not found</html>" * 9)
+    refused(lambda: read_checkpoint(path), str(path), f"not a {suffix} file")
+
+
+@pytest.mark.parametrize("contents", [{}, {"model": {}}, {"model": {"backbone.norm0.weight": "text"}}])
+def test_empty_state_dict(tmp_path: Path, contents: dict) -> None:
+    for path in (saved(tmp_path / "a.pth", contents), pickled(tmp_path / "a.pkl", contents)):
+        refused(lambda path=path: read_checkpoint(path), str(path), "holds no weights")
+
+
+@pytest.mark.parametrize("contents", [[torch.ones(2)], 3, {1: torch.ones(2)}])
+def test_no_state_dict(tmp_path: Path, contents: object) -> None:
+    path = saved(tmp_path / "a.pth", contents)
+    refused(lambda: read_checkpoint(path), str(path), "no state dict")
+
+
+def test_another_model(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {f"layer{i}.0.conv1.weight": torch.ones(1) for i in range(9)})
+    refused(lambda: read_checkpoint(path), str(path), "layer0.0.conv1.weight, layer1", "…")
+
+
+class Trap:
+    """Unpickled by a careless reader, it makes a file."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def traps(target: Path) -> dict[str, Trap]:
+    return {
+        "io.open": Trap(open, str(target), "w"),
+        "posix.system": Trap(os.system, f"touch '{target}'"),
+        "builtins.eval": Trap(eval, f"open({str(target)!r}, 'w')"),
+        "functools.partial": Trap(functools.partial, open, str(target), "w"),
+    }
+
+
+@pytest.mark.parametrize("name", ["io.open", "posix.system", "builtins.eval", "functools.partial"])
+@pytest.mark.parametrize("form", ["zip", "old", "plain2", "plain4", "pkl2", "pkl4", "pkl5"])
+def test_pickled_code_never_runs(tmp_path: Path, name: str, form: str) -> None:
+    target = tmp_path / "made by the trap"
+    contents = {"model": {"backbone.norm0.weight": np.ones(2)}, "extra": traps(target)[name]}
+    path = tmp_path / ("a.pkl" if form.startswith("pkl") else "a.pth")
+    if form in ("zip", "old"):
+        torch.save({"model": {}, "extra": traps(target)[name]}, path, _use_new_zipfile_serialization=form == "zip")
+    elif form.startswith("pkl"):
+        pickled(path, contents, int(form[-1]))
+    else:
+        pickled(path, {"extra": traps(target)[name]}, int(form[-1]))
+    message = refused(lambda: read_checkpoint(path), str(path), "pickled code", "refused")
+    # Old protocols write `__builtin__` for `builtins`; `partial` goes by the first name that it needs.
+    assert name.split(".")[1] in message or name == "functools.partial"
+    assert not target.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_is_code(tmp_path: Path) -> None:
+    path = tmp_path / "clip.pt"
+    torch.jit.script(nn.Linear(2, 2)).save(str(path))
+    refused(lambda: read_checkpoint(path), str(path), "pickled code", "TorchScript")
+
+
+@pytest.mark.parametrize(
+    ("array", "part"),
+    [(np.array([{}, []], object), "'O8'"), (np.array(["text"]), "'U4'"), (np.zeros(2, "i4,f4"), "'V8'")],
+)
+def test_arrays_of_other_things(tmp_path: Path, array: np.ndarray, part: str) -> None:
+    path = pickled(tmp_path / "a.pkl", {"model": {"backbone.norm0.weight": array}})
+    refused(lambda: read_checkpoint(path), str(path), part, "refused")
+
+
+def test_forged_array_states(tmp_path: Path) -> None:
+    """Pickles that misuse the allowed names: wrong sizes, codecs, states; no exception but ours gets out."""
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    dtype = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR"
+    forged = [
+        reconstruct + b"(I1\n(I9\nt" + dtype + b"I00\nS'abcd'\ntb",
+        reconstruct + b"(I1\n(I-1\nt" + dtype + b"I00\nS'abcd'\ntb",
+        reconstruct + b"(I1\n(I1\nt" + dtype + b"I00\n(lI1\natb",
+        dtype + b"(I3\nS'?'\nNNNI-1\nI-1\nI63\ntb",
+        b"c_codecs\nencode\n(S'a'\nS'zip'\ntR",
+        b"cnumpy\nndarray\n(I1\ntR",
+        b"cnumpy\ndtype\n}S'x'\nI1\nsb",
+        b"ccollections\nOrderedDict\n}S'x'\nI1\nsb",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntS'b'\ntR",
+        b"c__builtin__\nbytes\n(I999\ntR",
+        b"I1\nQ",
+    ]
+    path = tmp_path / "a.pkl"
+    for code in forged:
+        path.write_bytes(b"(dS'model'\n(dS'backbone.norm0.weight'\n" + code + b"ss.")
+        refused(lambda: read_checkpoint(path), str(path))
+
+
+def test_wrong_preset(tmp_path: Path, wanted: Modules) -> None:
+    swin = {"usslm": USSLM(SMALL_SWIN), "audio_encoder": wanted["audio_encoder"]}
+    published = saved(tmp_path / "swin.pth", {"model": to_upstream_state(swin)})
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(own, swin, "swin_b")
+    parts = modules(2)
+    before = copied(parts)
+    for path in (published, own):
+        checkpoint = read_checkpoint(path)
+        assert detect_preset(checkpoint) == "swin_b"
+        says = f"{path} holds the weights of preset 'swin_b', but the preset here is 'r50'; pass --preset swin_b"
+        for partial in (False, True):
+            assert refused(functools.partial(load_into, parts, checkpoint, allow_partial=partial)) == says
+        # What both presets share can be had from either.
+        assert load_into({"audio_encoder": modules(3)["audio_encoder"]}, checkpoint).ok
+    assert same(our_state(parts), before)
+
+    upstream = read_checkpoint(saved(tmp_path / "r50.pth", {"model": to_upstream_state(wanted)}))
+    refused(lambda: load_into(swin, upstream), "preset 'r50', but the preset here is 'swin_b'; pass --preset r50")
+
+
+def test_wrong_preset_by_the_files_own_word(tmp_path: Path, wanted: Modules) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"usslm": wanted["usslm"]}, "small")
+    checkpoint = read_checkpoint(path)
+    other = {"usslm": USSLM(replace(SMALL, mask_decoder=MaskDecoderConfig(num_queries=5, num_layers=1, ffn_dim=8)))}
+    refused(lambda: load_into(other, checkpoint, preset="five"), "'small'", "'five'", "--preset small")
+    # Only an explanation: weights that fit are loaded.
+    assert load_into({"usslm": modules(2)["usslm"]}, checkpoint, preset="five").ok
+
+
+@pytest.mark.parametrize(("golden", "preset"), [("r50", "r50"), ("swinb", "swin_b")])
+def test_preset_of_the_published_names(tmp_path: Path, golden: str, preset: str) -> None:
+    state = {name: torch.empty(1).expand(e["shape"]) for name, e in manifest(golden).items()}
+    checkpoint = read_checkpoint(saved(tmp_path / "a.pth", {"model": state}))
+    assert detect_preset(checkpoint) == preset and not checkpoint.unmapped
+    for size in (PRESETS["r50"].clip.embed_dim, PRESETS["swin_b"].clip.embed_dim):
+        clip = Checkpoint(Kind.OURS, {"clip.visual.proj": torch.ones(7, size)}, [], [], tmp_path)
+        assert PRESETS[detect_preset(clip) or ""].clip.embed_dim == size
+    deeper = {"usslm.backbone.stages.res4.22.conv1.conv.weight": torch.ones(1)}
+    assert detect_preset(Checkpoint(Kind.OURS, deeper, [], [], tmp_path)) is None
+
+
+def broken(parts: Modules) -> dict[str, Tensor]:
+    """Four names missing, two unexpected, one misshaped."""
+    gone = "sem_seg_head.predictor.transformer_ffn_layers.0.linear"
+    state = {name: tensor for name, tensor in to_upstream_state(parts).items() if not name.startswith(gone)}
+    state["sem_seg_head.predictor.class_embed.bias"] = torch.ones(3)
+    return state | {
+        "sem_seg_head.predictor.[bold]odd": torch.ones(1),
+        "sem_seg_head.predictor.decoder_norm.x": torch.ones(1),
+    }
+
+
+def test_mismatch_loads_nothing_and_shows_all(tmp_path: Path, wanted: Modules) -> None:
+    path = saved(tmp_path / "a.pth", {"model": broken(wanted)})
+    parts = modules(2, clip=True)
+    before = copied(parts)
+    with pytest.raises(CheckpointMismatch) as error:
+        load_into(parts, read_checkpoint(path), source=path)
+    assert same(our_state(parts), before)
+    message, report = str(error.value), error.value.report
+    assert message.startswith(f"{path} does not fit the model: 4 missing (usslm.mask_decoder.layers.0.ffn.linear1")
+    assert "2 unexpected (sem_seg_head.predictor.[bold]odd, usslm.mask_decoder.norm.x)" in message
+    assert "1 misshaped (usslm.mask_decoder.sound_head.bias [3] instead of [2])" in message
+    assert "--partial" in message and "\n" not in message
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report.table())
+    text = console.export_text()
+    for name in (*report.missing, *report.unexpected, "usslm.mask_decoder.sound_head.bias", "[3]", "[2]"):
+        assert name in text, name
+    assert report.table().row_count == 7
+
+
+def test_long_tables_are_whole(tmp_path: Path, wanted: Modules) -> None:
+    state = {name: t for name, t in to_upstream_state(wanted).items() if name.startswith("backbone.")}
+    with pytest.raises(CheckpointMismatch) as error:
+        load_into(modules(2), read_checkpoint(saved(tmp_path / "a.pth", state)))
+    report = error.value.report
+    assert report.table().row_count == len(report.missing) > 50
+    assert len(str(error.value)) < 500
+
+
+def test_partial_loads_what_fits(tmp_path: Path, wanted: Modules) -> None:
+    parts = modules(2, clip=True)
+    before, source = copied(parts), our_state(wanted)
+    checkpoint = read_checkpoint(saved(tmp_path / "a.pth", {"model": broken(wanted)}))
+    report = load_into(parts, checkpoint, allow_partial=True)
+    assert not report.ok and len(report.missing) == 4
+    kept = {*report.missing, "usslm.mask_decoder.sound_head.bias"}
+    for name, tensor in our_state(parts).items():
+        assert torch.equal(tensor, (before if name in kept else source)[name]), name
+
+
+def test_nothing_for_these_modules(tmp_path: Path, wanted: Modules) -> None:
+    path = saved(tmp_path / "vggish.pth", wanted["audio_encoder"].vggish.state_dict())
+    for partial in (False, True):
+        load = functools.partial(load_into, {"usslm": wanted["usslm"]}, read_checkpoint(path), allow_partial=partial)
+        refused(load, str(path), "VGGish", "none for usslm")
+
+
+def test_save_refuses(tmp_path: Path, wanted: Modules) -> None:
+    parts = {"audio_encoder": wanted["audio_encoder"]}
+    refused(lambda: save_checkpoint(tmp_path / "a.pth", parts, "r50"), "a.pth", ".safetensors")
+    refused(lambda: save_checkpoint(tmp_path / "no" / "a.safetensors", parts, "r50"), "cannot write", "folder")
+    (tmp_path / "b.safetensors").mkdir()
+    refused(lambda: save_checkpoint(tmp_path / "b.safetensors", parts, "r50"), "cannot write")
+    assert [file.name for file in tmp_path.iterdir()] == ["b.safetensors"]
+
+
+def test_export_of_an_ablation_is_refused() -> None:
+    extra = nn.ModuleDict({"mask_decoder": nn.ModuleDict({"concat_proj": nn.Linear(2, 2)})})
+    refused(lambda: to_upstream_state({"usslm": extra}), "concat_proj.weight", ".safetensors")
+
+
+def test_meta_modules_are_a_programming_error(tmp_path: Path, wanted: Modules) -> None:
+    checkpoint = read_checkpoint(saved(tmp_path / "a.pth", wanted["audio_encoder"].vggish.state_dict()))
+    encoder = modules(2)["audio_encoder"].to("meta")
+    with pytest.raises(ValueError, match="meta"):
+        load_into({"audio_encoder": encoder}, checkpoint)
