@@ -26,14 +26,11 @@ def patches_in(samples: int) -> int:
     return max(0, 1 + (frames - PATCH_FRAMES) // PATCH_FRAMES)
 
 
-def _mel(hertz: Tensor) -> Tensor:
-    return 1127.0 * torch.log1p(hertz / 700.0)
-
-
 def mel_filters() -> Tensor:
     """HTK mel filters, float64 [257, 64]: triangles linear in mel, the DC row zero."""
-    bins = _mel(torch.arange(FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / FFT)[:, None]
-    low, high = (_mel(torch.tensor(f, dtype=torch.float64)).item() for f in (LOWEST_HZ, HIGHEST_HZ))
+    hertz = torch.arange(FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / FFT
+    bins = 1127.0 * torch.log1p(hertz / 700.0)[:, None]
+    low, high = (1127.0 * math.log1p(hertz / 700.0) for hertz in (LOWEST_HZ, HIGHEST_HZ))
     edges = torch.linspace(low, high, MEL_BINS + 2, dtype=torch.float64)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
     filters = torch.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clamp(min=0)

@@ -5,6 +5,8 @@ integer weights of 22 bits, so each axis is two matrix products whose factors ha
 are exact in float32, and the products even in TF32.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +17,21 @@ MULTIPLE = 32
 _WEIGHT_BITS, _LOW_BITS = 22, 11
 
 
-def resized_size(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """Size after the test-time resize: the short side becomes `short_side`, the long one at most `long_side`.
+def resized_size(
+    height: int, width: int, short_side: int, long_side: int, limit: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Size after the test-time resize: the short side becomes `short_side`, the long one at most `long_side`, and with
+    `limit` neither height nor width exceeds a fixed network size.
 
-    Integer arithmetic, so that it also holds for the symbolic sizes of an export.
+    Integer arithmetic without branches, so that it also holds for the symbolic sizes of an export.
     """
-    short, long = torch.sym_min(height, width), torch.sym_max(height, width)
+    scales = [(short_side, torch.sym_min(height, width)), (long_side, torch.sym_max(height, width))]
+    if limit is not None:
+        scales += [(limit[0], height), (limit[1], width)]
 
     def scaled(side: int) -> int:
-        by_short = (2 * short_side * side + short) // (2 * short)
-        by_long = (2 * long_side * side + long) // (2 * long)
-        return torch.sym_min(by_short, by_long)
+        rounded = [(2 * target * side + source) // (2 * source) for target, source in scales]
+        return torch.sym_max(functools.reduce(torch.sym_min, rounded), 1)
 
     return scaled(height), scaled(width)
 
@@ -33,16 +39,6 @@ def resized_size(height: int, width: int, short_side: int, long_side: int) -> tu
 def padded_size(height: int, width: int) -> tuple[int, int]:
     """Both sides rounded up to a multiple of 32."""
     return (height + MULTIPLE - 1) // MULTIPLE * MULTIPLE, (width + MULTIPLE - 1) // MULTIPLE * MULTIPLE
-
-
-def fitted_size(height: int, width: int, short_side: int, long_side: int, limit: tuple[int, int]) -> tuple[int, int]:
-    """`resized_size`, shrunk further if it does not fit into a fixed network size."""
-    best = resized_size(height, width, short_side, long_side)
-    if best[0] <= limit[0] and best[1] <= limit[1]:
-        return best
-    if limit[0] * width <= limit[1] * height:
-        return limit[0], max(1, (2 * limit[0] * width + height) // (2 * height))
-    return max(1, (2 * limit[1] * height + width) // (2 * width)), limit[1]
 
 
 def resize_weights(source: int, target: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -55,10 +51,11 @@ def resize_weights(source: int, target: int, rows: int, device: torch.device) ->
     reach = 2 * torch.sym_max(source, target)
     triangle = (reach - ((2 * pixel + 1) * target - (2 * out + 1) * source).abs()).clamp(min=0)
     total = triangle.sum(1, keepdim=True).clamp(min=1)
-    weight = torch.div((triangle << (_WEIGHT_BITS + 1)) + total, 2 * total, rounding_mode="floor")
+    # floor_divide exports as an integer division; torch.div would go through float32 and lose bits.
+    weight = torch.floor_divide(triangle * 2 ** (_WEIGHT_BITS + 1) + total, 2 * total)
     weight = weight * (out < target)
-    high = torch.div(weight, 1 << _LOW_BITS, rounding_mode="floor")
-    return high.float(), (weight - (high << _LOW_BITS)).float()
+    high = torch.floor_divide(weight, torch.full_like(weight, 2**_LOW_BITS))
+    return high.float(), (weight - high * 2**_LOW_BITS).float()
 
 
 def _round(high: Tensor, low: Tensor) -> Tensor:
@@ -95,11 +92,8 @@ class FramePreparation(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, snippets, height, width, _ = frames.shape
-        if self.size is None:
-            size = resized_size(height, width, self.short_side, self.long_side)
-            padded = padded_size(*size)
-        else:
-            size, padded = fitted_size(height, width, self.short_side, self.long_side, self.size), self.size
+        size = resized_size(height, width, self.short_side, self.long_side, self.size)
+        padded = self.size or padded_size(*size)
         resized = resize_and_pad(frames.flatten(0, 1).permute(0, 3, 1, 2).float(), size, padded)
         inside = (torch.arange(padded[0], device=frames.device) < size[0])[:, None] & (
             torch.arange(padded[1], device=frames.device) < size[1]

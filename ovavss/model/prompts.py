@@ -35,15 +35,22 @@ def ensemble(embeddings: Tensor) -> Tensor:
 
 
 def text_embeddings(
-    names: Sequence[str], tokenize: Callable[[list[str]], Tensor], encode: Callable[[Tensor], Tensor], batch: int = 16
+    names: Sequence[str],
+    tokenize: Callable[[list[str]], Tensor],
+    encode: Callable[[Tensor], Tensor],
+    batch: int = 16,
+    progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Unit vectors float32 [K, D] for K names; `encode` maps tokens int64 [n, context] to embeddings [n, D].
 
-    Works `batch` names at a time, so that a thousand names need no more memory than a few.
+    Works `batch` names at a time, so that a thousand names need no more memory than a few; `progress` hears how many are
+    done.
     """
     parts = []
     for start in range(0, len(names), batch):
         chunk = names[start : start + batch]
         tokens = tokenize([sentence for name in chunk for sentence in prompts(name)])
         parts.append(ensemble(encode(tokens).reshape(len(chunk), len(TEMPLATES), -1)))
+        if progress is not None:
+            progress(start + len(chunk))
     return torch.cat(parts)

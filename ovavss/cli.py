@@ -1,0 +1,24 @@
+"""The `ovavss` command. Each command imports what it needs when it runs, so that `--help` is instant."""
+
+import typer
+
+from ovavss.commands.info import info
+from ovavss.commands.segment import segment
+
+app = typer.Typer(
+    help="Open-vocabulary audio-visual semantic segmentation, from PyTorch to production.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(segment)
+app.command()(info)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""`ovavss info`: what a preset's graphs take, give and weigh."""
+
+from typing import Annotated
+
+import typer
+
+from ovavss.commands.options import PresetName, command
+
+
+@command
+def info(preset: Annotated[PresetName, typer.Argument(help="Which model.")]) -> None:  # type: ignore[valid-type]
+    """Print each graph's inputs, outputs and parameter count."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from ovavss.model.graphs import graph_specs
+    from ovavss.model.parameters import count_parameters
+    from ovavss.model.presets import PRESETS
+    from ovavss.runtime.runner import describe
+
+    chosen = PRESETS[preset.value]  # type: ignore[attr-defined]
+    counts = count_parameters(chosen)
+    table = Table(title=f"preset {chosen.name}", show_lines=True)
+    for column in ("graph", "inputs", "outputs"):
+        table.add_column(column, overflow="fold")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for name, spec in graph_specs(chosen).items():
+        inputs, outputs = ("\n".join(f"{t.name} {describe(t)}" for t in part) for part in (spec.inputs, spec.outputs))
+        table.add_row(name, escape(inputs), escape(outputs), f"{counts.graphs[name]:,}")
+    console = Console()
+    console.print(table)
+    console.print(f"localisation (USSLM): {counts.localisation} parameters", highlight=False)
+    console.print(f"all, with VGGish and CLIP: {counts.total} parameters", highlight=False)

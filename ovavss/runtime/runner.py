@@ -1,0 +1,103 @@
+"""A runner loads one graph in one runtime and maps arrays by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ovavss.errors import UserError
+from ovavss.model.graphs import GraphSpec, TensorSpec
+
+Arrays = dict[str, Tensor]
+
+
+class Runner(ABC):
+    """One graph in one runtime. Calling it checks the inputs against the specification, then runs."""
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, **inputs: Tensor) -> Arrays:
+        """Inputs and outputs by name, as the graph's specification lists them; ValueError where they do not fit."""
+        _check(self.spec, inputs)
+        return self.run(inputs)
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        """Run on inputs that fit."""
+
+
+def _check(spec: GraphSpec, inputs: Mapping[str, Tensor]) -> None:
+    if set(inputs) != {i.name for i in spec.inputs}:
+        raise ValueError(f"{spec.name} takes {', '.join(i.name for i in spec.inputs)}, not {', '.join(inputs)}")
+    for tensor in spec.inputs:
+        given = inputs[tensor.name]
+        fits = len(given.shape) == len(tensor.shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(tensor.shape, given.shape)
+        )
+        if given.dtype != tensor.dtype or not fits:
+            wanted, found = describe(tensor), f"{_dtype(given.dtype)} {list(given.shape)}"
+            raise ValueError(f"{spec.name}: '{tensor.name}' must be {wanted}, not {found}")
+
+
+def describe(tensor: TensorSpec) -> str:
+    """For instance `uint8 [clips, 5, height, width, 3]`."""
+    return f"{_dtype(tensor.dtype)} [{', '.join(map(str, tensor.shape))}]"
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class TorchRunner(Runner):
+    """The PyTorch module itself, eager."""
+
+    def __init__(self, spec: GraphSpec, module: nn.Module) -> None:
+        super().__init__(spec)
+        self.module = module.eval()
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        with torch.inference_mode():
+            outputs = self.module(*(inputs[i.name] for i in self.spec.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {o.name: output for o, output in zip(self.spec.outputs, outputs)}
+
+
+class OnnxRuntimeRunner(Runner):
+    """An ONNX file in ONNX Runtime: on the GPU where its CUDA provider works, else on the CPU."""
+
+    def __init__(self, spec: GraphSpec, path: Path, providers: list[str] | None = None) -> None:
+        super().__init__(spec)
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)  # it warns of every GPU provider that finds no GPU
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if providers is None:
+            providers = ["CPUExecutionProvider"]
+            if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+                providers.insert(0, "CUDAExecutionProvider")
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"{path} is not an ONNX file that ONNX Runtime can load ({reason}); build it again") from error
+        self._check_boundary(path)
+
+    def _check_boundary(self, path: Path) -> None:
+        for values, specs in ((self.session.get_inputs(), self.spec.inputs), (self.session.get_outputs(), self.spec.outputs)):
+            found = [(v.name, [d if isinstance(d, int) else None for d in v.shape]) for v in values]
+            wanted = [(s.name, [d if isinstance(d, int) else None for d in s.shape]) for s in specs]
+            if found != wanted:
+                raise UserError(
+                    f"{path} is not the graph '{self.spec.name}' of this preset (it has {found}, not {wanted}); build it again"
+                )
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        names = [o.name for o in self.spec.outputs]
+        feeds: dict[str, Any] = {name: np.ascontiguousarray(tensor.numpy(force=True)) for name, tensor in inputs.items()}
+        return {name: torch.from_numpy(array) for name, array in zip(names, self.session.run(names, feeds))}

@@ -1,0 +1,128 @@
+"""Where a model's weights come from: checkpoints, open_clip's files or hub, what ships with the package, or a seed."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from ovavss.checkpoints.formats import Checkpoint, Kind, read_checkpoint
+from ovavss.checkpoints.loader import load_into
+from ovavss.errors import UserError
+from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.model.clip import build_clip
+from ovavss.model.graphs import Models
+from ovavss.model.presets import ClipConfig, Preset
+from ovavss.model.usslm import USSLM
+
+SHIPPED = Path(__file__).parents[1] / "weights"
+# OpenAI's archives hold these beside the weights.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """What the user asked for. `clip`: a file, the word "hub", or None (the checkpoint's own, else the hub)."""
+
+    files: Sequence[Path] = ()
+    clip: str | None = None
+    partial: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """The models, the files that were read, and one sentence for each thing that the user should know."""
+
+    models: Models
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def shipped_weights(preset: Preset) -> Path | None:
+    """The trained weights that come with the package, for presets that have some."""
+    path = SHIPPED / f"{preset.name}.safetensors"
+    return path if path.exists() else None
+
+
+def build_models(preset: Preset, seed: int = 0) -> Models:
+    """The whole model with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Models(preset, AudioEncoder(preset.audio, preset.snippets), USSLM(preset), build_clip(preset.clip))
+
+
+def load_models(preset: Preset, source: WeightsSource) -> LoadedModels:
+    """The model with the weights that `source` names.
+
+    With no file at all: what ships with the package, else seeded random weights, which a warning says. Raises UserError
+    (CheckpointMismatch carries the table) where a file is missing, broken, or does not fit.
+    """
+    models = build_models(preset, source.seed)
+    files = list(source.files)
+    shipped = shipped_weights(preset)
+    if not files and shipped is not None:
+        files = [shipped]
+    if not files and source.clip is None:
+        warning = f"NO WEIGHTS GIVEN: preset '{preset.name}' runs on random weights (seed {source.seed}); "
+        return LoadedModels(models, (), (warning + "masks and names mean nothing, the path is the real one",))
+
+    warnings = []
+    checkpoints = [read_checkpoint(path) for path in files]
+    has_clip = any(name.startswith("clip.") for file in checkpoints for name in file.tensors)
+    if checkpoints:
+        modules = models.modules()
+        if not has_clip or source.clip is not None:
+            del modules["clip"]
+        report = load_into(modules, checkpoints, allow_partial=source.partial, preset=preset.name)
+        fresh = sorted({*report.fresh, *report.missing})
+        if fresh:
+            warnings.append(f"{len(fresh)} tensors are not in the given files and keep random values ({fresh[0]}, ...)")
+    else:
+        warnings.append(f"only CLIP has weights: the localiser and the audio encoder are random (seed {source.seed})")
+    if source.clip is not None or not has_clip:
+        clip_file = load_clip(models.clip, preset.clip, source.clip)
+        files += [clip_file] if clip_file else []
+    return LoadedModels(models, tuple(files), tuple(warnings))
+
+
+def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path | None:
+    """Fill a CLIP model from a file (open_clip's or OpenAI's), or from open_clip's hub. Returns the file, if it is one."""
+    if source is None or source == "hub":
+        _load_from_hub(clip, config)
+        return None
+    path = Path(source)
+    tensors = {f"clip.{name}": tensor for name, tensor in _read_clip(path).items() if name not in _NOT_WEIGHTS}
+    load_into({"clip": clip}, Checkpoint(Kind.OURS, tensors, [], [], path))
+    return path
+
+
+def _read_clip(path: Path) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # OpenAI publishes TorchScript archives, which plain torch.load refuses.
+            scripted = any("/code/" in name for name in archive.namelist())
+        if scripted:
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    file = read_checkpoint(path)
+    tensors = {name.removeprefix("clip."): tensor for name, tensor in file.tensors.items() if name.startswith("clip.")}
+    if not tensors:
+        raise UserError(f"{path} holds no CLIP weights; give the file of '{path.stem}' that open_clip or OpenAI publish")
+    return tensors
+
+
+def _load_from_hub(clip: nn.Module, config: ClipConfig) -> None:
+    if config.pretrained is None:
+        raise UserError(f"no hub has weights for the CLIP model of preset '{config.name}'; pass --weights FILE")
+    try:
+        loaded = open_clip.create_model(config.name, pretrained=config.pretrained, require_pretrained=True)
+    except Exception as error:  # whatever the hub's client raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise UserError(
+            f"CLIP {config.name} could not be fetched from open_clip's hub ({reason}); "
+            "pass --clip FILE with the weights that OpenAI or open_clip publish"
+        ) from error
+    clip.load_state_dict(loaded.state_dict())
