@@ -3,8 +3,8 @@
 import functools
 
 import torch
-
 from golden_set import SET, load, manifest, seeded_weights
+
 from ovavss.checkpoints.key_map import to_ours
 from ovavss.model.audio_encoder import AudioEncoder
 from ovavss.model.presets import PRESETS

@@ -117,7 +117,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 _TO_OURS = [(_pattern(upstream), ours) for upstream, ours in TABLE]
 # The published `norm` of an attention layer lies beside the attention, ours inside: its rows go first on the way back.
 _TO_UPSTREAM = sorted(
-    ((_pattern(ours), upstream) for upstream, ours in TABLE), key=lambda row: ("(?P<rest>" in row[0].pattern)
+    ((_pattern(ours), upstream) for upstream, ours in TABLE), key=lambda row: "(?P<rest>" in row[0].pattern
 )
 
 

@@ -20,9 +20,12 @@ WeightsOption = Annotated[
     typer.Option("--weights", help="Checkpoint: .pth, .pkl or .safetensors; may be given several times."),
 ]
 ClipOption = Annotated[
-    str | None, typer.Option("--clip", help="CLIP weights: a file, or 'hub'. Default: the checkpoint's own, else the hub.")
+    str | None,
+    typer.Option("--clip", help="CLIP weights: a file, or 'hub'. Default: the checkpoint's own, else the hub."),
 ]
-PartialOption = Annotated[bool, typer.Option("--partial", help="Load what fits of a checkpoint, leave the rest random.")]
+PartialOption = Annotated[
+    bool, typer.Option("--partial", help="Load what fits of a checkpoint, leave the rest random.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of random weights, where no weights are given.")]
 
 

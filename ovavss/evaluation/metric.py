@@ -2,6 +2,7 @@
 
 Source: spec section 10 ("Metric") and pitfall 24 of the golden vectors.
 """
+
 from __future__ import annotations
 
 import math

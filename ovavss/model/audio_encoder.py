@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.model.presets import AudioEncoderConfig
+from ovavss.model.presets import AUDIO_PATCH, AudioEncoderConfig
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512
-MEL_BINS, LOWEST_HZ, HIGHEST_HZ = 64, 125.0, 7500.0
+LOWEST_HZ, HIGHEST_HZ = 125.0, 7500.0
 LOG_OFFSET = 0.01
-PATCH_FRAMES = 96
+PATCH_FRAMES, MEL_BINS = AUDIO_PATCH
 
 
 def samples_for(patches: int) -> int:
@@ -49,8 +49,8 @@ def fourier_basis() -> Tensor:
 class LogMel(nn.Module):
     """Log-mel patches of 0.96 s.
 
-    forward: waveform float32 [B, S] at 16 kHz, full scale 1.0 -> float32 [B, patches, 96, 64]. Patches that the waveform
-    is too short for hold the literal log-mel value 0.0, as in the published code (silence would be log 0.01).
+    forward: waveform float32 [B, S] at 16 kHz, full scale 1.0 -> float32 [B, patches, 96, 64]. Patches that the
+    waveform is too short for hold the literal log-mel value 0.0, as in the published code (silence would be log 0.01).
     """
 
     basis: Tensor
@@ -85,16 +85,16 @@ class VGGish(nn.Module):
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
         features: list[nn.Module] = []
-        channels, height, width = 1, PATCH_FRAMES, MEL_BINS
-        for layer in config.layers:
+        channels = 1
+        for layer, window in config.steps():
             if isinstance(layer, int):
-                features += [nn.Conv2d(channels, layer, 3, padding=1), nn.ReLU()]
+                padding = (window[0] // 2, window[1] // 2)
+                features += [nn.Conv2d(channels, layer, window, padding=padding), nn.ReLU()]
                 channels = layer
             else:
-                features.append(nn.MaxPool2d(2, 2))
-                height, width = height // 2, width // 2
+                features.append(nn.MaxPool2d(window, window))
         embeddings: list[nn.Module] = []
-        size = channels * height * width
+        size = config.flattened
         for out in config.fully_connected:
             embeddings += [nn.Linear(size, out), nn.ReLU()]
             size = out

@@ -1,14 +1,13 @@
 """The two CLIP graphs, over an open_clip model."""
 
 import open_clip
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovavss.model.presets import ClipConfig
 
 
-def build_clip(config: ClipConfig) -> nn.Module:
+def build_clip(config: ClipConfig) -> open_clip.CLIP:
     """The open_clip model of a preset with random weights."""
     return open_clip.CLIP(**(config.architecture or open_clip.get_model_config(config.name)))
 
@@ -21,7 +20,7 @@ def tokenizer(config: ClipConfig) -> open_clip.SimpleTokenizer:
 class ClipImageEncoder(nn.Module):
     """Graph 3. forward: crops float32 [n, 3, S, S], CLIP-normalised -> unit vectors float32 [n, D]."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()
         self.visual = clip.visual
 
@@ -34,7 +33,7 @@ class ClipTextEncoder(nn.Module):
 
     attn_mask: Tensor
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding

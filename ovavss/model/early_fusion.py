@@ -33,7 +33,10 @@ class BiAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        visual_query, audio_query = self._heads(self.visual_proj(visual) * self.scale), self._heads(self.audio_proj(audio))
+        visual_query, audio_query = (
+            self._heads(self.visual_proj(visual) * self.scale),
+            self._heads(self.audio_proj(audio)),
+        )
         logits = (visual_query @ audio_query.transpose(-2, -1)).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         audio_weights = self._drop(logits.transpose(-2, -1).softmax(-1))
         to_audio = self.audio_out(self._merge(audio_weights @ self._heads(self.visual_values(visual))))
@@ -56,7 +59,8 @@ class BiAttention(nn.Module):
 class FusionBlock(nn.Module):
     """LayerNorm on both streams, bi-attention, and a residual scaled by a learned gamma.
 
-    With `residual="normalised"` (published code) the residual is the normalised input, with `"plain"` (paper) the input.
+    With `residual="normalised"` (published code) the residual is the normalised input, with `"plain"` (paper) the
+    input itself.
     forward: visual [N, V, C], audio [N, A, D] -> both, same shapes.
     """
 

@@ -31,7 +31,8 @@ def resized_size(
 
     def scaled(side: int) -> int:
         rounded = [(2 * target * side + source) // (2 * source) for target, source in scales]
-        return torch.sym_max(functools.reduce(torch.sym_min, rounded), 1)
+        size: int = torch.sym_max(functools.reduce(torch.sym_min, rounded), 1)  # type: ignore[assignment]
+        return size
 
     return scaled(height), scaled(width)
 
@@ -48,7 +49,7 @@ def resize_weights(source: int, target: int, rows: int, device: torch.device) ->
     """
     out = torch.arange(rows, device=device)[:, None]
     pixel = torch.arange(source, device=device)[None]
-    reach = 2 * torch.sym_max(source, target)
+    reach: int = 2 * torch.sym_max(source, target)  # type: ignore[assignment]
     triangle = (reach - ((2 * pixel + 1) * target - (2 * out + 1) * source).abs()).clamp(min=0)
     total = triangle.sum(1, keepdim=True).clamp(min=1)
     # floor_divide exports as an integer division; torch.div would go through float32 and lose bits.
@@ -66,7 +67,7 @@ def _round(high: Tensor, low: Tensor) -> Tensor:
 
 
 def resize_and_pad(frames: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    """Frames [N, 3, H, W] holding whole numbers 0..255 -> float32 [N, 3, *padded], whole numbers, zeros right and below."""
+    """Frames [N, 3, H, W] of whole numbers 0..255 -> float32 [N, 3, *padded], whole numbers, zeros right and below."""
     height, width = frames.shape[-2:]
     high, low = resize_weights(width, size[1], padded[1], frames.device)
     frames = _round(frames @ high.T, frames @ low.T)
@@ -77,8 +78,8 @@ def resize_and_pad(frames: Tensor, size: tuple[int, int], padded: tuple[int, int
 class FramePreparation(nn.Module):
     """Resize to the preset's size (or into a fixed `size`), normalise, pad with zeros to a multiple of 32.
 
-    forward: frames uint8 [B, T, H, W, 3] RGB -> images float32 [B, T, 3, H', W'], resized frames uint8 [B, T, H', W', 3]
-    (padded with zeros) and their unpadded size int64 [2].
+    forward: frames uint8 [B, T, H, W, 3] RGB -> images float32 [B, T, 3, H', W'], resized frames uint8
+    [B, T, H', W', 3] (padded with zeros) and their unpadded size int64 [2].
     """
 
     mean: Tensor

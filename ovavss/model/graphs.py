@@ -1,8 +1,9 @@
-"""The networks that leave PyTorch, each with its inputs, outputs and sizes: what export, runners and servers agree on."""
+"""The networks that leave PyTorch, each with its inputs, outputs and sizes: what export and runners agree on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ class Models:
     preset: Preset
     audio_encoder: AudioEncoder
     usslm: USSLM
-    clip: nn.Module
+    clip: open_clip.CLIP
 
     def modules(self) -> dict[str, nn.Module]:
         """By the prefix that their parameters have in a checkpoint."""

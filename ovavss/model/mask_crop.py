@@ -109,6 +109,8 @@ def crop_regions(
     masks = upsample(mask_logits[regions.query, regions.frame][:, None]).sigmoid()
     index = torch.arange(len(regions), dtype=boxes.dtype, device=boxes.device)
     mask = roi_align(masks, torch.cat([index[:, None], boxes], 1), size, sampling_ratio=-1, aligned=False)
-    image = roi_align(images, torch.cat([regions.frame[:, None].to(boxes), boxes], 1), size, sampling_ratio=-1, aligned=False)
+    image = roi_align(
+        images, torch.cat([regions.frame[:, None].to(boxes), boxes], 1), size, sampling_ratio=-1, aligned=False
+    )
     mean, std = (image.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     return (mask * image / 255 - mean) / std

@@ -1,5 +1,6 @@
 """Audio-conditioned transformer decoder (paper, section 3.4, AudioMaskDec): sounding queries to masks."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class MLP(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -78,7 +79,7 @@ class FeedForwardLayer(nn.Module):
 
 
 def closed_positions(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where masked attention may not look: bool [B, N, T * h * w] from mask logits [B, N, T, H, W] resized to (h, w)."""
+    """Where masked attention may not look: bool [B, N, T * h * w], from mask logits [B, N, T, H, W]."""
     frames = mask_logits.flatten(0, 1)
     resized = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
     closed = resized.sigmoid() < 0.5
@@ -94,21 +95,20 @@ class MaskDecoderLayer(nn.Module):
         self.masked_attention = AttentionLayer(dim, heads)
         self.self_attention = AttentionLayer(dim, heads)
         self.ffn = FeedForwardLayer(dim, config.ffn_dim)
-        self.with_audio = config.audio_prompt is AudioPrompt.AUDIO_MASK_DEC
-        if self.with_audio:
-            self.audio_attention = AttentionLayer(dim, heads)
-            # The paper updates the audio in each layer, the published code once before the first.
-            if config.audio_self_attention == "each_layer":
-                self.audio_self_attention = AttentionLayer(dim, heads)
+        with_audio = config.audio_prompt is AudioPrompt.AUDIO_MASK_DEC
+        # The paper updates the audio in each layer, the published code once before the first.
+        each = with_audio and config.audio_self_attention == "each_layer"
+        self.audio_self_attention = AttentionLayer(dim, heads) if each else None
+        self.audio_attention = AttentionLayer(dim, heads) if with_audio else None
 
 
 class MaskDecoder(nn.Module):
     """Audio-conditioned transformer decoder.
 
-    The audio prompts of the paper's Table 4: `audio_mask_dec` is the published model (queries attend to audio once before
-    and again in each layer); `cross_attention` keeps only the attention before the first layer; `concat_add` adds a
-    projection of (query, mean audio) concatenated; `none` uses no audio here. The paper names the last three without
-    formulas: these are our readings.
+    The audio prompts of the paper's Table 4: `audio_mask_dec` is the published model (queries attend to audio before
+    the first layer and again in each layer); `cross_attention` keeps only the attention before the first layer;
+    `concat_add` adds a projection of (query, mean audio) concatenated; `none` uses no audio here. The paper names the
+    last three without formulas: these are our readings.
 
     forward: multi_scale maps [B * T, C, ., .] at strides 32, 16, 8, mask_features [B * T, C, h, w], audio [B, T, C]
     (projected) -> predictions of every head: before layer 0, then after each layer; the last is the output.
@@ -120,13 +120,12 @@ class MaskDecoder(nn.Module):
         self.query_feat = nn.Embedding(config.num_queries, dim)
         self.query_embed = nn.Embedding(config.num_queries, dim)
         self.level_embed = nn.Embedding(3, dim)
-        if self.prompt in (AudioPrompt.AUDIO_MASK_DEC, AudioPrompt.CROSS_ATTENTION):
-            self.audio_query_embed = nn.Embedding(snippets, dim)
-            self.audio_to_query = AttentionLayer(dim, config.num_heads)
-        if self.prompt is AudioPrompt.AUDIO_MASK_DEC and config.audio_self_attention == "once":
-            self.audio_self_attention = AttentionLayer(dim, config.num_heads)
-        if self.prompt is AudioPrompt.CONCAT_ADD:
-            self.concat_proj = nn.Linear(2 * dim, dim)
+        attends = self.prompt in (AudioPrompt.AUDIO_MASK_DEC, AudioPrompt.CROSS_ATTENTION)
+        once = self.prompt is AudioPrompt.AUDIO_MASK_DEC and config.audio_self_attention == "once"
+        self.audio_query_embed = nn.Embedding(snippets, dim) if attends else None
+        self.audio_to_query = AttentionLayer(dim, config.num_heads) if attends else None
+        self.audio_self_attention = AttentionLayer(dim, config.num_heads) if once else None
+        self.concat_proj = nn.Linear(2 * dim, dim) if self.prompt is AudioPrompt.CONCAT_ADD else None
         self.layers = nn.ModuleList(MaskDecoderLayer(dim, config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(dim)
         self.sound_head = nn.Linear(dim, 2)
@@ -140,34 +139,35 @@ class MaskDecoder(nn.Module):
 
         position = self.query_embed.weight[None]
         queries = self.query_feat.weight[None].expand(batch, -1, -1)
-        audio_position = None
-        if self.prompt in (AudioPrompt.AUDIO_MASK_DEC, AudioPrompt.CROSS_ATTENTION):
+        audio_position = audio.new_zeros(1, 1, dim)
+        if self.audio_query_embed is not None and self.audio_to_query is not None:
             audio_position = self.audio_query_embed.weight[None]
             queries = self.audio_to_query(queries, position, audio + audio_position, audio)
-        elif self.prompt is AudioPrompt.CONCAT_ADD:
+        elif self.concat_proj is not None:
             pooled = audio.mean(1, keepdim=True).expand(-1, queries.shape[1], -1)
             queries = queries + self.concat_proj(torch.cat([queries, pooled], dim=-1))
 
         predictions = [self._predict(queries, mask_features)]
-        if hasattr(self, "audio_self_attention"):
-            audio = self._attend_itself(self.audio_self_attention, audio, audio_position)
+        if self.audio_self_attention is not None:
+            audio = self.audio_self_attention(audio, audio_position, audio + audio_position, audio)
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, MaskDecoderLayer)
             key, value = levels[index % 3]
             closed = closed_positions(predictions[-1].mask_logits.detach(), sizes[index % 3])
             # A query that may look nowhere may look everywhere.
             blocked = closed & ~closed.all(-1, keepdim=True)
             queries = layer.masked_attention(queries, position, key, value, blocked)
-            queries = self._attend_itself(layer.self_attention, queries, position)
-            if layer.with_audio:
-                if hasattr(layer, "audio_self_attention"):
-                    audio = self._attend_itself(layer.audio_self_attention, audio, audio_position)
+            queries = layer.self_attention(queries, position, queries + position, queries)
+            if layer.audio_self_attention is not None:
+                audio = layer.audio_self_attention(audio, audio_position, audio + audio_position, audio)
+            if layer.audio_attention is not None:
                 queries = layer.audio_attention(queries, position, audio + audio_position, audio)
             queries = layer.ffn(queries)
             predictions.append(self._predict(queries, mask_features))
         return predictions
 
     def _level(self, index: int, features: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, T * h * w, C] of one level: the level embedding is in both, the position in the keys only."""
+        """Keys and values [B, T * h * w, C] of one level: the level embedding is in both, the position in keys only."""
         dim, height, width = features.shape[1:]
         value = features.reshape(batch, frames, dim, -1).transpose(2, 3) + self.level_embed.weight[index]
         position = sine_3d(frames, height, width, dim, features.device).flatten(2).transpose(1, 2)
@@ -177,8 +177,3 @@ class MaskDecoder(nn.Module):
         normed = self.norm(queries)
         masks = torch.einsum("bnc,btchw->bnthw", self.mask_head(normed), mask_features)
         return Prediction(self.sound_head(normed), masks, queries)
-
-    @staticmethod
-    def _attend_itself(attention: AttentionLayer, x: Tensor, position: Tensor | None) -> Tensor:
-        assert position is not None
-        return attention(x, position, x + position, x)

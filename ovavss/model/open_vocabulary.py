@@ -1,4 +1,4 @@
-"""OVCM, the open-vocabulary classification module (paper, section 3.5): from CLIP embeddings to names and a label map."""
+"""OVCM, the open-vocabulary classification module (paper, section 3.5): CLIP embeddings to names and label map."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def class_probabilities(logits: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank(ids: Tensor, probabilities: Tensor, top_k: int = TOP_K) -> Ranking:
-    """The `top_k` best of all (query, class) pairs; a query may come back under several names. Fewer if there are fewer."""
+    """The `top_k` best of all (query, class) pairs, fewer if there are fewer; a query may have several names."""
     classes = probabilities.shape[1]
     score, index = probabilities.flatten().sort(descending=True, stable=True)
     index = index[:top_k]

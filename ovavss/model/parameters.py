@@ -14,7 +14,7 @@ from ovavss.model.usslm import USSLM
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """`graphs`: by graph; `localisation`: USSLM alone; `total`: with VGGish and the whole of CLIP (buffers not counted)."""
+    """`graphs`: by graph; `localisation`: USSLM alone; `total`: with VGGish and all of CLIP. No buffers."""
 
     graphs: dict[str, int]
     localisation: int

@@ -69,6 +69,7 @@ class PixelDecoder(nn.Module):
         by_level = dict(zip(("res2", "res3", "res4", "res5"), channels))
         self.input_proj = nn.ModuleDict({k: ConvGroupNorm(by_level[k], dim, 1, groups, bias=True) for k in LEVELS})
         for projection in self.input_proj.values():
+            assert isinstance(projection, ConvGroupNorm)
             nn.init.xavier_uniform_(projection.conv.weight)
         self.early_fusion = EarlyFusion(dim, audio_dim, fusion)
         self.level_embed = nn.Parameter(torch.randn(len(LEVELS), dim))

@@ -1,11 +1,11 @@
 """Every size of one model in one place."""
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal
 
 
-class Fusion(str, Enum):
+class Fusion(StrEnum):
     """Audio-visual early fusion (paper, Table 3)."""
 
     NONE = "none"
@@ -14,7 +14,7 @@ class Fusion(str, Enum):
     MULTI_LEVEL = "multi_level"
 
 
-class AudioPrompt(str, Enum):
+class AudioPrompt(StrEnum):
     """How audio reaches the object queries (paper, Table 4)."""
 
     NONE = "none"
@@ -23,7 +23,7 @@ class AudioPrompt(str, Enum):
     AUDIO_MASK_DEC = "audio_mask_dec"
 
 
-class Crop(str, Enum):
+class Crop(StrEnum):
     """What of a masked frame CLIP sees (paper, Table 5)."""
 
     NONE = "none"
@@ -31,19 +31,47 @@ class Crop(str, Enum):
     SQUARE = "square"
 
 
-class Proposals(str, Enum):
+class Proposals(StrEnum):
     """Which queries are classified: all (published code) or those that the sound head selects (paper)."""
 
     ALL = "all"
     SOUNDING = "sounding"
 
 
+AUDIO_PATCH = (96, 64)  # log-mel frames and bins of one snippet
+Kernel = tuple[int, int]  # (time, mel)
+AudioLayer = int | str | tuple[int | str, Kernel]
+
+
 @dataclass(frozen=True)
 class AudioEncoderConfig:
-    """VGGish: 3x3 convolutions, `M` is a 2x2 max pooling; then fully connected layers, all with ReLU."""
+    """VGGish: 3x3 convolutions, `M` is a 2x2 max pooling; then fully connected layers, all with ReLU.
 
-    layers: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")
+    A layer may bring its own (odd) kernel or pooling window over (time, mel): `(48, (3, 1))`, `("M", (12, 1))`.
+    """
+
+    layers: tuple[AudioLayer, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")
     fully_connected: tuple[int, ...] = (4096, 4096, 128)
+
+    def steps(self) -> list[tuple[int | str, Kernel]]:
+        """The layers, each with its kernel or window."""
+        return [x if isinstance(x, tuple) else (x, (2, 2) if x == "M" else (3, 3)) for x in self.layers]
+
+    @property
+    def flattened(self) -> int:
+        """Numbers that the last convolution or pooling leaves of one patch."""
+        channels, time, mel = 1, *AUDIO_PATCH
+        for layer, window in self.steps():
+            if isinstance(layer, int):
+                channels = layer
+            else:
+                time, mel = time // window[0], mel // window[1]
+        return channels * time * mel
+
+    @property
+    def width(self) -> int:
+        """Width of one audio token."""
+        return self.fully_connected[-1] if self.fully_connected else self.flattened
 
 
 @dataclass(frozen=True)
@@ -132,7 +160,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """One model. `short_side`, `long_side`: the test-time resize in pixels; `snippets`: T, one-second snippets a clip."""
+    """One model. `short_side`, `long_side`: the test-time resize in pixels; `snippets`: T, seconds a clip."""
 
     name: str
     backbone: ResNetConfig | SwinConfig
@@ -149,7 +177,7 @@ class Preset:
     @property
     def audio_dim(self) -> int:
         """Width of one audio token (128 in the paper)."""
-        return self.audio.fully_connected[-1]
+        return self.audio.width
 
 
 _TINY_CLIP = {
@@ -176,7 +204,9 @@ PRESETS: dict[str, Preset] = {
             name="tiny",
             backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=16, bottleneck_channels=16, out_channels=16),
             clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
-            audio=AudioEncoderConfig(layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)),
+            audio=AudioEncoderConfig(
+                layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)
+            ),
             fusion=FusionConfig(embed_dim=128, num_heads=4),
             pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, ffn_dim=128, num_groups=8),
             mask_decoder=MaskDecoderConfig(num_queries=10, num_layers=3, num_heads=4, ffn_dim=256),

@@ -43,8 +43,8 @@ def text_embeddings(
 ) -> Tensor:
     """Unit vectors float32 [K, D] for K names; `encode` maps tokens int64 [n, context] to embeddings [n, D].
 
-    Works `batch` names at a time, so that a thousand names need no more memory than a few; `progress` hears how many are
-    done.
+    Works `batch` names at a time, so that a thousand names need no more memory than a few; `progress` hears how many
+    are done.
     """
     parts = []
     for start in range(0, len(names), batch):

@@ -1,7 +1,7 @@
 """Swin transformer backbone (Liu et al., ICCV 2021), in the form that the published model uses.
 
 Two points differ from torchvision and timm: odd blocks shift by half a window even where the map is smaller than the
-window, and the window padding is added after the first LayerNorm, so padded tokens are zeros that take part in attention.
+window, and the window padding is added after the first LayerNorm, so padded tokens are zeros that take part.
 """
 
 import torch
@@ -34,7 +34,7 @@ def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tenso
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Additive mask float32 [windows, window^2, window^2]: -100 between tokens that only the cyclic shift made neighbours."""
+    """Additive mask float32 [windows, window^2, window^2]: -100 where only the cyclic shift made neighbours."""
 
     def region(size: int) -> Tensor:
         index = torch.arange(size, device=device)

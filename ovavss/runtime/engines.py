@@ -86,7 +86,9 @@ def open_engines(folder: Path) -> tuple[Preset, dict[str, Runner]]:
         if artifact is None or not path.exists():
             raise UserError(f"{folder} lacks the graph '{name}' ({path.name}); build the folder again")
         if sha256(path) != artifact.sha256:
-            raise UserError(f"{path} is not the file that was built (its SHA-256 differs from {MANIFEST}); build it again")
+            raise UserError(
+                f"{path} is not the file that was built (its SHA-256 differs from {MANIFEST}); build it again"
+            )
         runners[name] = OnnxRuntimeRunner(specs[name], path)
     return PRESETS[manifest.preset], runners
 

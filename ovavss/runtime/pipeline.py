@@ -55,7 +55,9 @@ def check_names(names: Sequence[str]) -> list[str]:
         raise UserError("the list of classes is empty; pass --classes 'man,piano,...'")
     for index, name in enumerate(stripped):
         if not name:
-            raise UserError(f"class name {index + 1} of {len(stripped)} is empty; remove the extra comma or give it a name")
+            raise UserError(
+                f"class name {index + 1} of {len(stripped)} is empty; remove the extra comma or give it a name"
+            )
         if name in stripped[:index]:
             raise UserError(f"class name '{name}' is there twice; remove one")
     if len(stripped) > LARGEST_VOCABULARY:
@@ -95,12 +97,16 @@ class Pipeline:
             return torch.arange(len(sound_scores), device=sound_scores.device)
         return (sound_scores > self.options.sound_threshold).nonzero()[:, 0]
 
-    def _embed_regions(self, mask_logits: Tensor, frames: Tensor, image_size: tuple[int, int], regions: Regions) -> Tensor:
+    def _embed_regions(
+        self, mask_logits: Tensor, frames: Tensor, image_size: tuple[int, int], regions: Regions
+    ) -> Tensor:
         """CLIP embeddings [n, D] of all regions, a batch at a time."""
         options, clip = self.options, self.preset.clip
         embeddings = [mask_logits.new_zeros(0, clip.embed_dim)]
         for start in range(0, len(regions), options.clip_batch):
             some = regions.select(slice(start, start + options.clip_batch))
-            crops = crop_regions(mask_logits, frames, image_size, some, clip.image_size, options.crop, options.square_anchor)
+            crops = crop_regions(
+                mask_logits, frames, image_size, some, clip.image_size, options.crop, options.square_anchor
+            )
             embeddings.append(self.runners[CLIP_IMAGE_ENCODER](crops=crops)["image_embeddings"])
         return torch.cat(embeddings)

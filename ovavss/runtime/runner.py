@@ -85,19 +85,26 @@ class OnnxRuntimeRunner(Runner):
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"{path} is not an ONNX file that ONNX Runtime can load ({reason}); build it again") from error
+            raise UserError(
+                f"{path} is not an ONNX file that ONNX Runtime can load ({reason}); build it again"
+            ) from error
         self._check_boundary(path)
 
     def _check_boundary(self, path: Path) -> None:
-        for values, specs in ((self.session.get_inputs(), self.spec.inputs), (self.session.get_outputs(), self.spec.outputs)):
+        for values, specs in (
+            (self.session.get_inputs(), self.spec.inputs),
+            (self.session.get_outputs(), self.spec.outputs),
+        ):
             found = [(v.name, [d if isinstance(d, int) else None for d in v.shape]) for v in values]
             wanted = [(s.name, [d if isinstance(d, int) else None for d in s.shape]) for s in specs]
             if found != wanted:
                 raise UserError(
-                    f"{path} is not the graph '{self.spec.name}' of this preset (it has {found}, not {wanted}); build it again"
+                    f"{path} is not '{self.spec.name}' of this preset (it has {found}, not {wanted}); build it again"
                 )
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
         names = [o.name for o in self.spec.outputs]
-        feeds: dict[str, Any] = {name: np.ascontiguousarray(tensor.numpy(force=True)) for name, tensor in inputs.items()}
+        feeds: dict[str, Any] = {
+            name: np.ascontiguousarray(tensor.numpy(force=True)) for name, tensor in inputs.items()
+        }
         return {name: torch.from_numpy(array) for name, array in zip(names, self.session.run(names, feeds))}

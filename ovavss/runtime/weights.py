@@ -90,7 +90,7 @@ def load_models(preset: Preset, source: WeightsSource) -> LoadedModels:
 
 
 def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path | None:
-    """Fill a CLIP model from a file (open_clip's or OpenAI's), or from open_clip's hub. Returns the file, if it is one."""
+    """Fill a CLIP model from a file (open_clip's or OpenAI's) or from open_clip's hub; returns the file, if any."""
     if source is None or source == "hub":
         _load_from_hub(clip, config)
         return None
@@ -110,7 +110,9 @@ def _read_clip(path: Path) -> dict[str, Tensor]:
     file = read_checkpoint(path)
     tensors = {name.removeprefix("clip."): tensor for name, tensor in file.tensors.items() if name.startswith("clip.")}
     if not tensors:
-        raise UserError(f"{path} holds no CLIP weights; give the file of '{path.stem}' that open_clip or OpenAI publish")
+        raise UserError(
+            f"{path} holds no CLIP weights; give the file of '{path.stem}' that open_clip or OpenAI publish"
+        )
     return tensors
 
 

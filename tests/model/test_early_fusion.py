@@ -35,7 +35,8 @@ def test_strategies() -> None:
     visual, audio = torch.randn(2, 6, 16), torch.randn(2, 8)
     config = FusionConfig(embed_dim=32, num_heads=2)
     fused = {
-        kind: EarlyFusion(16, 8, replace(config, kind=kind)).eval().requires_grad_(False)(visual, audio, 2) for kind in Fusion
+        kind: EarlyFusion(16, 8, replace(config, kind=kind)).eval().requires_grad_(False)(visual, audio, 2)
+        for kind in Fusion
     }
     assert torch.equal(fused[Fusion.NONE][0], visual) and torch.equal(fused[Fusion.NONE][1], audio)
     moved = fused[Fusion.ADD][0] - visual

@@ -10,7 +10,6 @@ from ovavss.model.frame_preparation import (
     PIXEL_MEAN,
     PIXEL_STD,
     FramePreparation,
-    fitted_size,
     padded_size,
     resize_and_pad,
     resized_size,
@@ -60,9 +59,9 @@ def test_equals_pil(source: tuple[int, int], target: tuple[int, int]) -> None:
 
 
 def test_fixed_size_keeps_the_aspect() -> None:
-    assert fitted_size(720, 1280, 360, 1333, (384, 640)) == (360, 640)
-    assert fitted_size(1280, 720, 360, 1333, (384, 640)) == (384, 216)
-    assert fitted_size(480, 640, 360, 1333, (192, 192)) == (144, 192)
+    assert resized_size(720, 1280, 360, 1333, (384, 640)) == (360, 640)
+    assert resized_size(1280, 720, 360, 1333, (384, 640)) == (384, 216)
+    assert resized_size(480, 640, 360, 1333, (192, 192)) == (144, 192)
     images, resized, size = FramePreparation(360, 1333, size=(96, 128))(torch.full((1, 5, 50, 60, 3), 255).byte())
     assert images.shape == (1, 5, 3, 96, 128) and resized.shape == (1, 5, 96, 128, 3) and size.tolist() == [96, 115]
     assert (images[..., 115:] == 0).all()

@@ -27,7 +27,9 @@ def test_attention_and_encoder_layer() -> None:
     assert golden_set.relative_error(file, "layer_out", layer(src, query, reference, shapes)) < 2e-5
 
 
-def by_definition(value: np.ndarray, shapes: list[tuple[int, int]], locations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def by_definition(
+    value: np.ndarray, shapes: list[tuple[int, int]], locations: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     """Equation 3 in float64, one point at a time."""
     n, _, heads, dim = value.shape
     out = np.zeros((n, locations.shape[1], heads, dim))

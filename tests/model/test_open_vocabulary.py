@@ -1,5 +1,6 @@
 """Boxes, crops, ranking, masks and the semantic map against the published model."""
 
+import re
 from typing import Any
 
 import golden_set
@@ -57,14 +58,16 @@ def test_crops(regions: Regions, crops: torch.Tensor) -> None:
     full = [key for key in file if key.startswith("clip_input_full_")]
     assert full
     for key in full:
-        frame, query = (int(part.strip("framequery")) for part in key.split("_")[3:])
+        frame, query = map(int, re.findall(r"\d+", key))
         index = int(((regions.frame == frame) & (regions.query == query)).nonzero())
         assert golden_set.errors(file, key, crops[index]).max() < 1e-4
     stats = torch.stack([crops.mean((1, 2, 3)), crops.flatten(1).std(1, correction=0), crops.abs().amax((1, 2, 3))], 1)
     assert golden_set.errors(file, "clip_input_stats_per_crop", stats).max() < 1e-4
 
 
-def rank(crops: torch.Tensor, regions: Regions, top_k: int) -> tuple[torch.Tensor, torch.Tensor, open_vocabulary.Ranking]:
+def rank(
+    crops: torch.Tensor, regions: Regions, top_k: int
+) -> tuple[torch.Tensor, torch.Tensor, open_vocabulary.Ranking]:
     image = torch.from_numpy(golden_set.seeds.ov_embed(crops.numpy(), golden_set.SALT))
     text = torch.from_numpy(golden_set.seeds.ov_text(golden_set.SALT))
     logits = open_vocabulary.similarity(image, text)
@@ -91,7 +94,9 @@ def test_masks_and_semantic_map(mask_logits: torch.Tensor, crops: torch.Tensor, 
     file = golden_set.load(FILE)
     _, _, ranking = rank(crops, regions, 10)
     masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, IMAGE, ORIGINAL)
-    expected = dict(zip(zip(file["top10_query"].tolist(), file["top10_label"].tolist()), golden_set.bits(file, "final_masks")))
+    expected = dict(
+        zip(zip(file["top10_query"].tolist(), file["top10_label"].tolist()), golden_set.bits(file, "final_masks"))
+    )
     for query, label, mask in zip(ranking.query.tolist(), ranking.label.tolist(), masks.numpy()):
         assert (mask != expected[query, label]).sum() <= 20, (query, label)
     thresholds = [key[3:6] for key in file if key.startswith("thr") and key.endswith("__merged_map")]
@@ -99,7 +104,11 @@ def test_masks_and_semantic_map(mask_logits: torch.Tensor, crops: torch.Tensor, 
     for threshold in thresholds:
         merged = open_vocabulary.semantic_map(masks, ranking, int(threshold) / 100).numpy()
         assert (merged != file[f"thr{threshold}__merged_map"]).sum() <= 50
-        kept = sorted(label for label, score in zip(ranking.label.tolist(), ranking.score.tolist()) if score > int(threshold) / 100)
+        kept = sorted(
+            label
+            for label, score in zip(ranking.label.tolist(), ranking.score.tolist())
+            if score > int(threshold) / 100
+        )
         assert kept == sorted(file[f"thr{threshold}__kept_labels_sorted"].tolist())
 
 

@@ -217,7 +217,6 @@ def test_focal_is_the_usual_formula() -> None:
     assert criterion._pointwise(p.logit(), labels).tolist() == pytest.approx(expected, rel=1e-4)
 
 
-
 def test_more_instances_than_queries() -> None:
     [(query, instance)] = HungarianMatcher(16)(*small_outputs(heads=1)[0], [small_target(9)])
     assert query.tolist() == list(range(6)) and len(set(instance.tolist())) == 6

@@ -1,0 +1,41 @@
+# make demo   a real video with sound through exported graphs, to masks and names (VIDEO=, PRESET=, CLASSES=, OUT=)
+# make test   all tests that need no GPU
+# Both set everything up first: they need only Python 3.11 or 3.12, git, make and a compiler.
+
+PRESET  ?= r50
+CLASSES ?= man,piano,dog
+ENGINES ?= artifacts/$(PRESET)
+OUT     ?= demo/$(PRESET)
+VIDEO   ?=
+PYTHON  ?= python3
+UV      ?= $(shell command -v uv || echo .uv/bin/uv)
+RUN      = UV=$(abspath $(UV)) .venv/bin/
+
+.PHONY: demo test setup lint clean
+
+setup: .venv/.complete
+
+demo: .venv/.complete $(ENGINES)/manifest.json
+	$(RUN)python -m ovavss.commands.demo $(if $(VIDEO),--video "$(VIDEO)") --engines "$(ENGINES)" --classes "$(CLASSES)" --out "$(OUT)"
+
+test: .venv/.complete
+	$(RUN)python -m pytest
+
+lint: .venv/.complete
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+artifacts/%/manifest.json: .venv/.complete
+	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+.venv/.complete: pyproject.toml uv.lock $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+	$(UV) sync --frozen
+	touch $@
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv
+
+clean:
+	rm -rf .venv .uv artifacts demo

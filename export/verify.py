@@ -1,0 +1,93 @@
+"""Compares an artifact with PyTorch on inputs that look real."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovavss.errors import UserError
+from ovavss.model.clip import tokenizer
+from ovavss.model.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, GraphSpec
+from ovavss.model.presets import Preset
+from ovavss.model.prompts import prompts
+from ovavss.runtime.runner import Runner
+
+# Bounds of the golden set's README for the whole localiser: a flipped attention decision makes a maximum meaningless.
+MASK_MEAN, MASK_P99, SOUND_MAX, SIGN_FLIPS = 3e-3, 2e-2, 1e-2, 2e-4
+
+
+class VerificationError(UserError):
+    """An artifact that does not compute what PyTorch computes."""
+
+
+def example_inputs(name: str, preset: Preset, frame_size: tuple[int, int], batch: int = 2) -> dict[str, Tensor]:
+    """Inputs that look real, the same on every machine: smooth moving pictures, chirps, sentences."""
+    generator = torch.Generator().manual_seed(0)
+    if name == AUDIO_ENCODER:
+        time = torch.arange(preset.snippets * 16_000) / 16_000
+        rates = torch.rand(batch, 1, generator=generator) * 900 + 100
+        noise = 0.01 * torch.randn(batch, len(time), generator=generator)
+        return {"waveform": 0.3 * torch.sin(2 * torch.pi * rates * time * (1 + time)) + noise}
+    if name == CLIP_TEXT_ENCODER:
+        words = ("violin", "hair-dryer", "man", "emergency-car")
+        sentences = [sentence for word in words for sentence in prompts(word)]
+        return {"tokens": tokenizer(preset.clip)(sentences[:batch])}
+    coarse = torch.rand(batch * preset.snippets, 3, 9, 13, generator=generator)
+    if name == CLIP_IMAGE_ENCODER:
+        size = (preset.clip.image_size, preset.clip.image_size)
+        return {"crops": 4 * torch.nn.functional.interpolate(coarse[:batch], size=size, mode="bicubic") - 2}
+    assert name == USSLM_GRAPH, name
+    pictures = torch.nn.functional.interpolate(coarse, size=frame_size, mode="bicubic").clamp(0, 1)
+    pictures = pictures + 0.05 * torch.randn(pictures.shape, generator=generator)
+    frames = (pictures.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1)
+    audio = torch.rand(batch, preset.snippets, preset.audio_dim, generator=generator)
+    return {"frames": frames.reshape(batch, preset.snippets, *frame_size, 3), "audio": audio}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measured differences, and the one figure for the table: relative to the largest value."""
+
+    differences: dict[str, float]
+    headline: str
+
+
+def compare(spec: GraphSpec, reference: Runner, runner: Runner, inputs: dict[str, Tensor]) -> Comparison:
+    """Run both on the same inputs. Raises VerificationError beyond the tolerance of the graph's specification."""
+    expected = {name: tensor.numpy() for name, tensor in reference(**inputs).items()}
+    actual = {name: tensor.numpy() for name, tensor in runner(**inputs).items()}
+    if spec.name == USSLM_GRAPH:
+        return _compare_localiser(expected, actual)
+    differences = {}
+    for output in spec.outputs:
+        a, b = expected[output.name], actual[output.name]
+        differences[output.name] = float(np.abs(a - b).max() / np.abs(a).max())
+        _require(
+            differences[output.name] <= spec.tolerance, spec.name, output.name, differences[output.name], spec.tolerance
+        )
+    return Comparison(differences, f"{max(differences.values()):.1e}")
+
+
+def _compare_localiser(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> Comparison:
+    for name in ("resized_frames", "image_size"):
+        differing = float((expected[name] != actual[name]).mean())
+        _require(differing == 0, USSLM_GRAPH, name, differing, 0)
+    masks = np.abs(expected["mask_logits"] - actual["mask_logits"])
+    measured = {
+        "mask_logits_mean": (float(masks.mean()), MASK_MEAN),
+        "mask_logits_p99": (float(np.quantile(masks, 0.99)), MASK_P99),
+        "sound_scores_max": (float(np.abs(expected["sound_scores"] - actual["sound_scores"]).max()), SOUND_MAX),
+        "sign_flips": (float(((expected["mask_logits"] > 0) != (actual["mask_logits"] > 0)).mean()), SIGN_FLIPS),
+    }
+    for name, (value, bound) in measured.items():
+        _require(value <= bound, USSLM_GRAPH, name, value, bound)
+    differences = {name: value for name, (value, _) in measured.items()} | {"mask_logits_max": float(masks.max())}
+    return Comparison(differences, f"mean {differences['mask_logits_mean']:.1e}, signs {differences['sign_flips']:.0e}")
+
+
+def _require(holds: bool, graph: str, output: str, value: float, bound: float) -> None:
+    if not holds:
+        raise VerificationError(
+            f"{graph}: '{output}' differs from PyTorch by {value:.2e}, more than {bound:.0e}; the file was removed"
+        )
