@@ -202,15 +202,15 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="tiny",
-            backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=16, bottleneck_channels=16, out_channels=16),
+            backbone=ResNetConfig(blocks=(1, 1, 2, 1), stem_channels=24, bottleneck_channels=16, out_channels=32),
             clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
             audio=AudioEncoderConfig(
                 layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)
             ),
-            fusion=FusionConfig(embed_dim=128, num_heads=4),
-            pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, ffn_dim=128, num_groups=8),
+            fusion=FusionConfig(embed_dim=128, num_heads=4, dropout=0.0),
+            pixel_decoder=PixelDecoderConfig(num_layers=3, num_heads=4, ffn_dim=384, num_groups=8),
             mask_decoder=MaskDecoderConfig(num_queries=10, num_layers=3, num_heads=4, ffn_dim=256),
-            hidden_dim=64,
+            hidden_dim=96,
             short_side=96,
             long_side=384,
         ),

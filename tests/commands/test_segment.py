@@ -1,0 +1,156 @@
+"""`ovavss segment` as users call it: what it writes, and one sentence for each mistake."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import media_files
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
+
+from ovavss.cli import app
+from ovavss.commands.segment import parse_classes
+from ovavss.errors import UserError
+from ovavss.model.presets import PRESETS
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["segment", *arguments])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.stdout
+
+
+def refused(*arguments: str) -> str:
+    """The one sentence; nothing else may go wrong."""
+    result = CliRunner().invoke(app, ["segment", *arguments])
+    assert result.exit_code == 2, f"{result.output} {result.exception!r}"
+    assert "Traceback" not in result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    return media_files.write(path, seconds=6.6, size=(90, 120), rate=44_100)
+
+
+def test_both_runners_find_the_same(video: Path, tiny_engines: Path, tmp_path: Path) -> None:
+    common = ["--classes", "man,piano,dog,cat", "--score-threshold", "0.26"]
+    printed = run(str(video), "--engines", str(tiny_engines), "--out", str(tmp_path / "onnx"), *common)
+    assert "7 seconds in 2 windows" in printed
+    run(str(video), "--runner", "torch", "--preset", "tiny", "--out", str(tmp_path / "torch"), *common)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("onnx", "torch")]
+    assert [len(r["frames"]) for r in results] == [7, 7]
+    for a, b in zip(results[0]["frames"], results[1]["frames"]):
+        assert a["time"] == b["time"]
+        assert [(o["query"], o["name"]) for o in a["objects"]] == [(o["query"], o["name"]) for o in b["objects"]]
+        for one, two in zip(a["objects"], b["objects"]):
+            assert one["score"] == pytest.approx(two["score"], abs=1e-4)
+            masks = [coco_mask.decode(o["segmentation"]) for o in (one, two)]
+            assert masks[0].shape == (90, 120) and (masks[0] != masks[1]).sum() <= 2
+    for number in range(7):
+        maps = [np.asarray(Image.open(tmp_path / r / "label_maps" / f"{number:06}.png")) for r in ("onnx", "torch")]
+        assert (maps[0] != maps[1]).sum() <= 4
+    assert {p.name for p in (tmp_path / "onnx").iterdir()} == {
+        "result.json",
+        "label_maps",
+        "overlay.mp4",
+        "overlay.png",
+    }
+
+
+def test_a_thousand_names(video: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"thing number {i}" for i in range(1000)), encoding="utf-8")
+    run(str(video), "--runner", "torch", "--classes", f"@{names}", "--out", str(tmp_path / "out"))
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert len(result["classes"]) == 1000
+    assert Image.open(tmp_path / "out" / "label_maps" / "000000.png").mode.startswith("I")
+
+
+def test_sounding_proposals_only(video: Path, tmp_path: Path) -> None:
+    arguments = [str(video), "--runner", "torch", "--classes", "a,b", "--proposals", "sounding"]
+    run(*arguments, "--sound-threshold", "1", "--out", str(tmp_path / "out"))
+    frames = json.loads((tmp_path / "out" / "result.json").read_text())["frames"]
+    assert len(frames) == 7 and not any(frame["objects"] for frame in frames)
+
+
+def test_the_vocabulary_of_the_preset() -> None:
+    assert len(parse_classes(None, PRESETS["r50"])) == 70
+    assert parse_classes(" man , piano ", PRESETS["r50"]) == ["man", "piano"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("", "the list of classes is empty"),
+        ("man,,dog", "class name 2 of 3 is empty"),
+        ("man,dog,man", "class name 'man' is there twice"),
+        ("@missing.txt", r"the class list missing\.txt cannot be read"),
+    ],
+)
+def test_bad_class_lists(classes: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_classes(classes, PRESETS["tiny"])
+
+
+def test_bad_input(video: Path, tiny_engines: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    torch_runner = ["--runner", "torch", "--preset", "tiny", "--out", str(out)]
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    silent = media_files.write(tmp_path / "silent.mp4", sounds=None)
+    cut = media_files.write(tmp_path / "cut.mp4", seconds=8, fps=25, size=(120, 160))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert "there is no file" in refused(str(tmp_path / "none.mp4"), *torch_runner)
+    assert "notes.mp4 is not a video that can be read" in refused(str(text), *torch_runner)
+    assert "silent.mp4 has no sound track; pass --silent" in refused(str(silent), *torch_runner)
+    assert "cut.mp4 is truncated" in refused(str(cut), *torch_runner)
+    assert "the list of classes is empty" in refused(str(video), "--classes", "", *torch_runner)
+    assert "is empty; remove the extra comma" in refused(str(video), "--classes", "a,,b", *torch_runner)
+    assert "'a' is there twice" in refused(str(video), "--classes", "a,b,a", *torch_runner)
+    assert "needs --engines DIR" in refused(str(video), "--out", str(out))
+    assert "exclude each other" in refused(str(video), "--engines", str(tiny_engines), *torch_runner)
+    assert "there is no engines folder" in refused(str(video), "--engines", str(tmp_path / "x"), "--out", str(out))
+    lacking = tmp_path / "lacking"
+    shutil.copytree(tiny_engines, lacking)
+    (lacking / "clip_image_encoder.onnx").unlink()
+    message = refused(str(video), "--engines", str(lacking), "--out", str(out))
+    assert "lacks the graph 'clip_image_encoder'" in message
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in refused(str(video), "--runner", "torch", "--out", str(tmp_path / "file" / "out"))
+    assert not out.exists()
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+class _Harm:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_bad_weights(video: Path, tmp_path: Path) -> None:
+    out, touched = tmp_path / "out", tmp_path / "touched"
+    arguments = [str(video), "--runner", "torch", "--preset", "tiny", "--out", str(out), "--weights"]
+    harmful = tmp_path / "harmful.pth"
+    torch.save({"model": _Harm(touched)}, harmful)
+    assert "harmful.pth holds pickled code" in refused(*arguments, str(harmful))
+    harmful_pickle = tmp_path / "harmful.pkl"
+    harmful_pickle.write_bytes(pickle.dumps({"model": _Harm(touched)}))
+    assert "harmful.pkl holds pickled code" in refused(*arguments, str(harmful_pickle))
+    assert not touched.exists() and not out.exists()
+
+
+def test_a_silent_video_can_be_segmented(tmp_path: Path) -> None:
+    silent = media_files.write(tmp_path / "silent.mp4", sounds=None)
+    run(str(silent), "--runner", "torch", "--classes", "a,b", "--silent", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "result.json").exists()

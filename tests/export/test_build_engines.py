@@ -1,0 +1,168 @@
+"""The ONNX graphs: built by one command, equal to PyTorch at sizes they were not traced with, and errors in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import build_engines
+import golden_model
+import onnx
+import onnxruntime
+import pytest
+import torch
+import typer
+from onnx_export import export_graph
+from typer.testing import CliRunner
+from verify import VerificationError, compare, example_inputs
+
+from ovavss.checkpoints.loader import save_checkpoint
+from ovavss.model.graphs import GRAPHS, UsslmGraph, graph_modules, graph_specs
+from ovavss.model.presets import PRESETS
+from ovavss.runtime.engines import open_engines, read_manifest, sha256
+from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.weights import WeightsSource, build_models, load_models
+
+app = typer.Typer()
+app.command()(build_engines.build)
+
+
+def refused(*arguments: str) -> str:
+    """The one sentence that the command prints."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ") and "Traceback" not in result.stderr
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Runner]:
+    models = load_models(PRESETS["tiny"], WeightsSource()).models
+    specs, modules = graph_specs(models.preset), graph_modules(models)
+    return {name: TorchRunner(specs[name], modules[name]) for name in GRAPHS}
+
+
+def test_what_was_written(tiny_engines: Path) -> None:
+    manifest = read_manifest(tiny_engines)
+    assert set(manifest.graphs) == set(GRAPHS) and manifest.preset == "tiny"
+    printed = (tiny_engines.parent / "printed.txt").read_text()
+    for name, artifact in manifest.graphs.items():
+        path = tiny_engines / artifact.file
+        assert sha256(path) == artifact.sha256 and path.stat().st_size == artifact.size
+        assert artifact.difference and artifact.file[:14] in printed
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+        assert not any(node.metadata_props for node in onnx.load(path).graph.node), name
+    assert not [path for path in tiny_engines.iterdir() if path.name.startswith(".")]
+
+
+def test_signal_processing_belongs_to_the_graphs(tiny_engines: Path) -> None:
+    inputs = {
+        name: [(i.name, i.type) for i in onnxruntime.InferenceSession(tiny_engines / f"{name}.onnx").get_inputs()]
+        for name in ("audio_encoder", "usslm")
+    }
+    assert inputs["audio_encoder"] == [("waveform", "tensor(float)")]
+    assert inputs["usslm"] == [("frames", "tensor(uint8)"), ("audio", "tensor(float)")]
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 96, 128), (3, 96, 128), (1, 480, 640), (2, 150, 97), (1, 64, 300), (1, 20, 20)]
+)
+def test_localiser_at_any_size(
+    tiny_engines: Path, tiny: dict[str, Runner], batch: int, height: int, width: int
+) -> None:
+    _, runners = open_engines(tiny_engines)
+    inputs = example_inputs("usslm", PRESETS["tiny"], (height, width), batch)
+    compare(tiny["usslm"].spec, tiny["usslm"], runners["usslm"], inputs)
+
+
+@pytest.mark.parametrize("name", ["audio_encoder", "clip_image_encoder", "clip_text_encoder"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_other_graphs_at_any_batch(tiny_engines: Path, tiny: dict[str, Runner], name: str, batch: int) -> None:
+    _, runners = open_engines(tiny_engines)
+    compare(tiny[name].spec, tiny[name], runners[name], example_inputs(name, PRESETS["tiny"], (96, 96), batch))
+
+
+def test_fixed_size(tmp_path: Path) -> None:
+    models, size = build_models(PRESETS["tiny"]), (64, 96)
+    spec, module = graph_specs(models.preset, size)["usslm"], graph_modules(models, size)["usslm"]
+    export_graph(spec, module, example_inputs("usslm", models.preset, size), tmp_path / "usslm.onnx")
+    runner = OnnxRuntimeRunner(spec, tmp_path / "usslm.onnx")
+    for frame_size in ((64, 96), (200, 300), (90, 50)):
+        inputs = example_inputs("usslm", models.preset, frame_size, batch=1)
+        compare(spec, TorchRunner(spec, module), runner, inputs)
+        assert runner(**inputs)["mask_logits"].shape == (1, 10, 5, 16, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "frame_size"), [("r50", (360, 640)), ("swin_b", (192, 256))])
+def test_full_size_localiser(preset: str, frame_size: tuple[int, int], tmp_path: Path) -> None:
+    chosen = PRESETS[preset]
+    graph = UsslmGraph(golden_model.usslm(preset), chosen).eval()
+    if preset == "swin_b":
+        graph.prepare.short_side = frame_size[0]
+    spec = graph_specs(chosen)["usslm"]
+    export_graph(spec, graph, example_inputs("usslm", chosen, (96, 128)), tmp_path / "usslm.onnx")
+    runner = OnnxRuntimeRunner(spec, tmp_path / "usslm.onnx")
+    inputs = example_inputs("usslm", chosen, frame_size, batch=1)
+    compare(spec, TorchRunner(spec, graph), runner, inputs)
+    height, width = (-(-side // 32) * 8 for side in frame_size)
+    assert runner(**inputs)["mask_logits"].shape == (1, 100, 5, height, width)
+
+
+def test_a_wrong_graph_does_not_pass(tiny: dict[str, Runner]) -> None:
+    other = build_models(PRESETS["tiny"], seed=7)
+    specs, modules = graph_specs(other.preset), graph_modules(other)
+    for name in GRAPHS:
+        inputs = example_inputs(name, PRESETS["tiny"], (96, 128))
+        with pytest.raises(VerificationError, match=f"{name}: '.*' differs from PyTorch by"):
+            compare(specs[name], tiny[name], TorchRunner(specs[name], modules[name]), inputs)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    message = refused("--preset", "tiny", "--out", out, "--size", "380x640")
+    assert "both sides must be multiples of 32; the nearest is --size 384x640" in message
+    assert "is not HEIGHTxWIDTH" in refused("--preset", "tiny", "--out", out, "--size", "big")
+    assert "there is no checkpoint" in refused(
+        "--preset", "tiny", "--out", out, "--weights", str(tmp_path / "none.pth")
+    )
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("--preset", "tiny", "--out", str(tmp_path / "file" / "out"))
+    assert not Path(out).exists() or not list(Path(out).iterdir())
+
+
+def test_checkpoint_of_another_preset(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        swin = golden_model.USSLM(PRESETS["swin_b"])
+    swin.to_empty(device="cpu")
+    save_checkpoint(tmp_path / "swin.safetensors", {"usslm": swin}, "swin_b")
+    message = refused(
+        "--preset", "r50", "--out", str(tmp_path / "out"), "--weights", str(tmp_path / "swin.safetensors")
+    )
+    assert "holds the weights of preset 'swin_b', but the preset here is 'r50'; pass --preset swin_b" in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_loading_checks_the_folder(tiny_engines: Path, tmp_path: Path) -> None:
+    from ovavss.errors import UserError
+
+    with pytest.raises(UserError, match="there is no engines folder"):
+        open_engines(tmp_path / "none")
+    with pytest.raises(UserError, match=r"it has no manifest\.json; build it with"):
+        open_engines(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_engines, copy)
+    (copy / "usslm.onnx").unlink()
+    with pytest.raises(UserError, match=r"lacks the graph 'usslm' \(usslm\.onnx\)"):
+        open_engines(copy)
+    (copy / "usslm.onnx").write_bytes((copy / "audio_encoder.onnx").read_bytes())
+    with pytest.raises(UserError, match="is not the file that was built"):
+        open_engines(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["graphs"]["usslm"]["sha256"] = sha256(copy / "usslm.onnx")
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="is not 'usslm' of this preset"):
+        open_engines(copy)
+    (copy / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="is not a manifest of this version"):
+        open_engines(copy)
