@@ -1,4 +1,4 @@
-"""The ONNX graphs: built by one command, equal to PyTorch at sizes they were not traced with, and errors in one sentence."""
+"""The ONNX graphs: built by one command, equal to PyTorch at sizes that were not traced; errors in one sentence."""
 
 import json
 import shutil
