@@ -1,5 +1,6 @@
 """Where a model's weights come from: checkpoints, open_clip's files or hub, what ships with the package, or a seed."""
 
+import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import open_clip
 import torch
+from open_clip.factory import load_state_dict
 from torch import Tensor, nn
 
 from ovavss.checkpoints.formats import Checkpoint, Kind, read_checkpoint
@@ -101,30 +103,48 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
 
 
 def _read_clip(path: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            # OpenAI publishes TorchScript archives, which plain torch.load refuses.
-            scripted = any("/code/" in name for name in archive.namelist())
-        if scripted:
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    file = read_checkpoint(path)
-    tensors = {name.removeprefix("clip."): tensor for name, tensor in file.tensors.items() if name.startswith("clip.")}
-    if not tensors:
+    """CLIP's state dict from what OpenAI or open_clip publish, or from inside a checkpoint of the whole model."""
+    if not path.is_file():
+        raise UserError(f"there is no CLIP file {path}; check the path")
+    if _is_torchscript(path):  # OpenAI's form, which plain torch.load refuses
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    try:
+        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors errors share no base class
         raise UserError(
-            f"{path} holds no CLIP weights; give the file of '{path.stem}' that open_clip or OpenAI publish"
-        )
-    return tensors
+            f"{path} cannot be read as CLIP weights ({_first_line(error)}); give OpenAI's or open_clip's file"
+        ) from error
+    for prefix in ("clip.", "clip_adapter.clip_model."):
+        inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if inside:
+            return inside
+    return state
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.split("Last error: ")[-1].splitlines()[0].split(". ")[0][:160]
 
 
 def _load_from_hub(clip: nn.Module, config: ClipConfig) -> None:
     if config.pretrained is None:
         raise UserError(f"no hub has weights for the CLIP model of preset '{config.name}'; pass --weights FILE")
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # the sentence below says it once
     try:
         loaded = open_clip.create_model(config.name, pretrained=config.pretrained, require_pretrained=True)
     except Exception as error:  # whatever the hub's client raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise UserError(
-            f"CLIP {config.name} could not be fetched from open_clip's hub ({reason}); "
+            f"CLIP {config.name} could not be fetched from open_clip's hub ({_first_line(error)}); "
             "pass --clip FILE with the weights that OpenAI or open_clip publish"
         ) from error
+    finally:
+        logging.disable(level)
     clip.load_state_dict(loaded.state_dict())

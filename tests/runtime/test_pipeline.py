@@ -1,0 +1,95 @@
+"""The pipeline over any runners: proposals, empty clips, inputs that do not fit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ovavss.model.graphs import USSLM_GRAPH
+from ovavss.model.presets import PRESETS, Crop, Proposals
+from ovavss.runtime.engines import torch_runners
+from ovavss.runtime.pipeline import Options, Pipeline
+from ovavss.runtime.runner import Runner
+from ovavss.runtime.weights import build_models
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def runners() -> dict[str, Runner]:
+    return torch_runners(build_models(TINY, 1))
+
+
+@pytest.fixture(scope="module")
+def clip() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (5, 90, 120, 3), dtype=np.uint8), rng.uniform(-0.5, 0.5, 80_000).astype(np.float32)
+
+
+class Changed(Runner):
+    """A localiser whose outputs a test replaces."""
+
+    def __init__(self, runner: Runner, **outputs: torch.Tensor) -> None:
+        super().__init__(runner.spec)
+        self.runner, self.outputs = runner, outputs
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return self.runner(**inputs) | self.outputs
+
+
+def test_shapes_and_order(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    pipeline = Pipeline(TINY, runners)
+    vocabulary = pipeline.embed_names(["man", "dog", "piano"])
+    torch.testing.assert_close(vocabulary.norm(dim=1), torch.ones(3))
+    found = pipeline(*clip, vocabulary)
+    assert found.masks.shape == (len(found.ranking.score), 5, 90, 120) and found.masks.dtype == torch.bool
+    assert found.label_map.shape == (5, 90, 120) and len(found.ranking.score) <= 10
+    assert (found.ranking.score.diff() <= 0).all()
+
+
+def test_batches_of_crops_change_nothing(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
+    one, two = (Pipeline(TINY, runners, Options(clip_batch=batch))(*clip, vocabulary) for batch in (3, 64))
+    torch.testing.assert_close(one.ranking.score, two.ranking.score)
+    assert torch.equal(one.label_map, two.label_map) and one.crops == two.crops > 3
+
+
+def test_sounding_proposals_are_those_that_sound(
+    runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]
+) -> None:
+    scores = torch.full((1, 10), 0.2)
+    scores[0, [2, 7]] = 0.9
+    changed = runners | {USSLM_GRAPH: Changed(runners[USSLM_GRAPH], sound_scores=scores)}
+    vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
+    options = Options(proposals=Proposals.SOUNDING)
+    found = Pipeline(TINY, changed, options)(*clip, vocabulary)
+    assert set(found.ranking.query.tolist()) <= {2, 7} and found.crops <= 10
+    everything = Pipeline(TINY, changed, replace(options, sound_threshold=0.1))(*clip, vocabulary)
+    assert everything.crops == Pipeline(TINY, runners)(*clip, vocabulary).crops
+
+
+def test_nothing_found(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    masks = torch.full((1, 10, 5, 24, 32), -5.0)
+    changed = runners | {USSLM_GRAPH: Changed(runners[USSLM_GRAPH], mask_logits=masks)}
+    pipeline = Pipeline(TINY, changed)
+    found = pipeline(*clip, pipeline.embed_names(["man"]))
+    assert found.crops == 0 and len(found.ranking.score) == 0 and not found.label_map.any()
+    assert found.masks.shape == (0, 5, 90, 120)
+
+
+@pytest.mark.parametrize("crop", list(Crop))
+def test_every_crop_strategy(crop: Crop, runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    pipeline = Pipeline(TINY, runners, Options(crop=crop, square_anchor="centre"))
+    assert pipeline(*clip, pipeline.embed_names(["man"])).crops > 0
+
+
+def test_inputs_that_do_not_fit(runners: dict[str, Runner]) -> None:
+    run = runners[USSLM_GRAPH]
+    audio = torch.zeros(1, 5, 128)
+    with pytest.raises(ValueError, match=r"usslm: 'frames' must be uint8 \[clips, 5, height, width, 3\], not float32"):
+        run(frames=torch.zeros(1, 5, 32, 32, 3), audio=audio)
+    with pytest.raises(ValueError, match=r"not uint8 \[1, 4, 32, 32, 3\]"):
+        run(frames=torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8), audio=audio)
+    with pytest.raises(ValueError, match="usslm takes frames, audio, not audio"):
+        run(audio=audio)
