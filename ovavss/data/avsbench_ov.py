@@ -22,8 +22,8 @@ from ovavss.data.avsbench_ov_files import (
     read_wav,
     rgb_to_ids,
     samples_needed,
-    voc_palette,
 )
+from ovavss.data.palette import voc_palette
 from ovavss.errors import UserError
 
 __all__ = [

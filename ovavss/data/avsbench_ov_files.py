@@ -102,16 +102,6 @@ def read_categories(root: Path, known: Sequence[CategoryTable] = (AVSBENCH_OV,))
         raise UserError(f"{path} is malformed ({error!r}): write it as AVSBench-OV does.") from None
 
 
-def voc_palette(size: int) -> NDArray[np.uint8]:
-    """The PASCAL VOC colours uint8 [size, 3] of labels 0 ... size - 1: 3 bits of the label a step, high bits first."""
-    labels = np.arange(size)[:, None]
-    channel = np.arange(3)
-    colours = np.zeros((size, 3), np.int64)
-    for step in range(8):
-        colours |= ((labels >> (3 * step + channel)) & 1) << (7 - step)
-    return colours.astype(np.uint8)
-
-
 def rgb_to_ids(rgb: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Label ids uint8 [...] of colours uint8 [..., 3] by exact match in `palette` [K + 1, 3]; unknown colours are 0."""
     weights = np.array([1 << 16, 1 << 8, 1], dtype=np.int64)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -171,9 +171,16 @@ def _snippets_in(duration: float) -> int:
 
 
 def _video_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Frames with their presentation times; a packet that cannot be decoded is passed over."""
+    """Frames with their presentation times."""
     step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
     time = -step
+    for frame in _decoded(container, stream):
+        time = frame.time if frame.time is not None else time + step
+        yield time, frame
+
+
+def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """The stream's frames; a packet that cannot be decoded is passed over."""
     packets = container.demux(stream)
     while True:
         try:
@@ -182,9 +189,7 @@ def _video_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
             return
         except FFmpegError:
             continue
-        for frame in frames:
-            time = frame.time if frame.time is not None else time + step
-            yield time, frame
+        yield from frames
 
 
 def _chosen_frames(
@@ -287,23 +292,15 @@ class _Sound:
         """Chunks at the file's own rate, silence where time stamps leave a gap; starts at `zero`."""
         to_float = AudioResampler(format="fltp")
         position = 0  # samples since zero
-        packets = container.demux(stream)
-        while True:
-            try:
-                frames = next(packets).decode()
-            except StopIteration:
-                return
-            except FFmpegError:
-                continue
-            for frame in (f for coded in frames for f in to_float.resample(coded)):
-                rate = frame.sample_rate
-                samples = frame.to_ndarray().mean(0, dtype=np.float32)
-                start = position if frame.time is None else round((frame.time - zero) * rate)
-                if position == 0 or abs(start - position) > _LARGEST_JUMP * rate:
-                    if start > position:
-                        yield rate, np.zeros(start - position, np.float32)
-                        position = start
-                    samples = samples[max(0, position - start) :]
-                position += len(samples)
-                if len(samples):
-                    yield rate, samples
+        for frame in (f for coded in _decoded(container, stream) for f in to_float.resample(coded)):
+            rate = frame.sample_rate
+            samples = frame.to_ndarray().mean(0, dtype=np.float32)
+            start = position if frame.time is None else round((frame.time - zero) * rate)
+            if position == 0 or abs(start - position) > _LARGEST_JUMP * rate:
+                if start > position:
+                    yield rate, np.zeros(start - position, np.float32)
+                    position = start
+                samples = samples[max(0, position - start) :]
+            position += len(samples)
+            if len(samples):
+                yield rate, samples

@@ -17,15 +17,16 @@ def ms_deform_attn(value: Tensor, level_shapes: LevelShapes, locations: Tensor, 
     [N, Q, M, L, P, 2] as (x, y) in [0, 1] of each level; weights [N, Q, M, L, P]. Returns [N, Q, M * D].
     """
     n, _, heads, dim = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
+    queries = locations.shape[1]
     grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # L, N*M, Q, P, 2
-    samples = []
+    weights = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)  # L, N*M, Q, P
+    out = value.new_zeros(n * heads, dim, queries)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in level_shapes], dim=-1)
     for level, (height, width) in enumerate(level_shapes):
         level_map = maps[level].reshape(n * heads, dim, height, width)
-        samples.append(F.grid_sample(level_map, grids[level], mode="bilinear", align_corners=False))
-    weights = weights.permute(0, 2, 1, 3, 4).reshape(n * heads, 1, queries, len(level_shapes) * points)
-    out = (torch.cat(samples, dim=-1) * weights).sum(-1)
+        samples = F.grid_sample(level_map, grids[level], mode="bilinear", align_corners=False)
+        # Level by level: the samples of all levels together would be the peak of the model's memory.
+        out = out + (samples * weights[level, :, None]).sum(-1)
     return out.reshape(n, heads * dim, queries).transpose(1, 2)
 
 

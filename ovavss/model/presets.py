@@ -208,7 +208,7 @@ PRESETS: dict[str, Preset] = {
                 layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)
             ),
             fusion=FusionConfig(embed_dim=128, num_heads=4, dropout=0.0),
-            pixel_decoder=PixelDecoderConfig(num_layers=3, num_heads=4, ffn_dim=384, num_groups=8),
+            pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, num_points=2, ffn_dim=384, num_groups=8),
             mask_decoder=MaskDecoderConfig(num_queries=10, num_layers=3, num_heads=4, ffn_dim=256),
             hidden_dim=96,
             short_side=96,

@@ -39,6 +39,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ovavss.data.palette import voc_palette
 from ovavss.errors import UserError
 from ovavss.runtime.overlay import SAMPLE_RATE, ContactSheet, OverlayVideo, Shown
 
@@ -67,16 +68,6 @@ class ClipResult:
     timestamps: np.ndarray  # float64 [T], seconds, the instants of the frames
     detections: list[Detection]  # best first
     label_map: np.ndarray  # uint8 or uint16 [T, H, W]; 0 = background, else class index + 1
-
-
-def voc_palette() -> np.ndarray:
-    """The 256 colours of Pascal VOC as uint8 [256, 3]: the index's bits dealt out to red, green and blue in turn."""
-    index = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return palette
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any] | None:
@@ -248,7 +239,7 @@ class ResultWriter:
         label_map, wide = result.label_map[t], len(self._names) > 255
         image = Image.fromarray(np.ascontiguousarray(label_map, dtype=np.uint16 if wide else np.uint8))
         if not wide:
-            image.putpalette(voc_palette().tobytes())
+            image.putpalette(voc_palette(256).tobytes())
         image.save(self._partial / "label_maps" / f"{self._frames:06d}.png")
 
         shown = Shown(frame, label_map, scores, sound, float(result.start) + t)

@@ -113,7 +113,7 @@ def test_label_maps_have_the_voc_palette(tmp_path: Path) -> None:
         assert image.mode == "P"
         assert image.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
         assert np.array_equal(np.asarray(image), window(0)[0].label_map[0])
-    assert len(np.unique(voc_palette(), axis=0)) == 256
+    assert len(np.unique(voc_palette(256), axis=0)) == 256
 
 
 def test_more_than_255_classes_give_16_bit_label_maps(tmp_path: Path) -> None:
