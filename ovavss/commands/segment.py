@@ -21,6 +21,13 @@ class RunnerName(StrEnum):
     TORCH = "torch"
 
 
+class SquareAnchorName(StrEnum):
+    """Where a square crop lies on the mask's tight box."""
+
+    TOP_LEFT = "top_left"
+    CENTRE = "centre"
+
+
 class InstantName(StrEnum):
     """Which frame of a second stands for it."""
 
@@ -70,6 +77,9 @@ def segment(
         float, typer.Option(min=0, max=1, help="Names at or below it stay out of the label map.")
     ] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
+    square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centres it.")] = (
+        SquareAnchorName.TOP_LEFT
+    ),
     instant: Annotated[InstantName, typer.Option(help="Which frame of a second stands for it.")] = InstantName.MIDDLE,
     silent: Annotated[bool, typer.Option("--silent", help="Take silence where the video has no sound.")] = False,
 ) -> None:
@@ -84,7 +94,7 @@ def segment(
     chosen = _preset(preset, engines, runner, bool(weights or clip))
     names = parse_classes(classes, chosen)
     runners = _runners(chosen, engines, weights or [], clip, partial, seed)
-    options = Options(proposals=proposals, sound_threshold=sound_threshold, score_threshold=score_threshold, crop=crop)
+    options = Options(proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value)
     settings = {
         "preset": chosen.name,
         "runner": runner.value,
@@ -92,6 +102,7 @@ def segment(
         "sound_threshold": sound_threshold,
         "score_threshold": score_threshold,
         "crop": crop.value,
+        "square_anchor": square_anchor.value,
         "instant": instant.value,
     }
     pipeline = Pipeline(chosen, runners, options)

@@ -1,5 +1,7 @@
 """The whole localiser against the published model, its size, and batches of clips."""
 
+from dataclasses import replace
+
 import golden_model
 import golden_set
 import head_checks
@@ -10,7 +12,7 @@ import torch
 from ovavss.model import mask_decoder
 from ovavss.model.frame_preparation import FramePreparation
 from ovavss.model.mask_decoder import Prediction
-from ovavss.model.presets import PRESETS
+from ovavss.model.presets import PRESETS, Fusion
 from ovavss.model.usslm import USSLM
 
 PRESET_NAMES = ["r50", "swin_b"]
@@ -66,6 +68,20 @@ def test_whole(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parameters(preset: str, parameters: int) -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in USSLM(PRESETS[preset]).parameters()) == parameters
+
+
+@pytest.mark.parametrize("kind", list(Fusion))
+@pytest.mark.parametrize("paper", [False, True])
+def test_every_fusion_in_the_whole(kind: Fusion, paper: bool) -> None:
+    torch.manual_seed(0)
+    fusion = replace(PRESETS["tiny"].fusion, kind=kind)
+    if paper:
+        fusion = replace(fusion, residual="plain", projected_audio=True)
+    model = USSLM(replace(PRESETS["tiny"], fusion=fusion)).eval().requires_grad_(False)
+    clip, audio = torch.randn(1, 5, 3, 64, 96), torch.rand(1, 5, PRESETS["tiny"].audio_dim)
+    one, other = (model(clip, a)[-1] for a in (audio, audio.flip(1)))
+    assert one.mask_logits.shape == (1, PRESETS["tiny"].mask_decoder.num_queries, 5, 16, 24)
+    assert not torch.allclose(one.mask_logits, other.mask_logits), "sound does not matter"
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
