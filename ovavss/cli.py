@@ -2,6 +2,7 @@
 
 import typer
 
+from ovavss.commands.evaluate import evaluate
 from ovavss.commands.info import info
 from ovavss.commands.segment import segment
 
@@ -13,6 +14,7 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(info)
+app.command()(evaluate)
 
 
 def main() -> None:

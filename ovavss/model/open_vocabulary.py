@@ -59,6 +59,22 @@ def full_size_masks(
     return torch.stack(masks)
 
 
+def sound_map(
+    mask_logits: Tensor, sound_scores: Tensor, image_size: tuple[int, int], original_size: tuple[int, int]
+) -> Tensor:
+    """Where something sounds, whatever it is: float32 [T, H, W] in [0, 1], the best query's mask times its sound score.
+
+    mask_logits [N, T, h, w], sound_scores [N].
+    """
+    height, width = image_size
+    best = mask_logits.new_zeros((mask_logits.shape[1], *original_size))
+    for mask, score in zip(mask_logits, sound_scores):
+        logits = upsample(mask[None])[0, :, None, :height, :width]
+        resized = F.interpolate(logits, size=original_size, mode="bilinear", align_corners=False)[:, 0]
+        best = torch.maximum(best, resized.sigmoid() * score)
+    return best
+
+
 def semantic_map(masks: Tensor, ranking: Ranking, threshold: float = SCORE_THRESHOLD) -> Tensor:
     """Label map from masks bool [k, T, H, W]: pairs above the threshold, best first; later ones fill empty pixels only.
 

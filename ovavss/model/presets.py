@@ -204,8 +204,11 @@ PRESETS: dict[str, Preset] = {
             name="tiny",
             backbone=ResNetConfig(blocks=(1, 1, 2, 1), stem_channels=24, bottleneck_channels=16, out_channels=32),
             clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
+            # Nothing after the second pooling looks across mel, and no layer is fully connected: each eighth of the mel
+            # axis gets its own 16 of the 128 values, by the same weights, so that a pattern is known in any register.
             audio=AudioEncoderConfig(
-                layers=(16, "M", 32, "M", 48, 48, "M", 64, 64, "M"), fully_connected=(128, 128, 128)
+                layers=(16, "M", 32, "M", (64, (3, 1)), "M", (64, (3, 1)), (16, (3, 1)), ("M", (12, 1))),
+                fully_connected=(),
             ),
             fusion=FusionConfig(embed_dim=128, num_heads=4, dropout=0.0),
             pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, num_points=2, ffn_dim=384, num_groups=8),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from ovavss.errors import UserError
 from ovavss.model.graphs import GRAPHS, Models, graph_modules, graph_specs
 from ovavss.model.presets import PRESETS, Preset
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.write import write_json
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "ovavss-engines", 1
@@ -42,9 +42,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write `manifest.json` under a temporary name, then rename."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        partial = folder / f".{MANIFEST}.partial-{os.getpid()}"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(folder / MANIFEST)
+        write_json(folder / MANIFEST, content)
 
 
 def sha256(path: Path) -> str:

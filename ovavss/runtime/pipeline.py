@@ -35,17 +35,20 @@ class Options:
     crop: Crop = Crop.SQUARE
     square_anchor: SquareAnchor = "top_left"
     clip_batch: int = 32
+    sound_map: bool = False
 
 
 @dataclass
 class Segmentation:
     """What was found in one clip: the ranking (best first), masks bool [k, T, H, W] and the label map int32 [T, H, W]
-    (class + 1, 0 = background) at the original size, and how many crops CLIP saw."""
+    (class + 1, 0 = background) at the original size, how many crops CLIP saw, and, if the options ask for it, the sound
+    map float32 [T, H, W]."""
 
     ranking: Ranking
     masks: Tensor
     label_map: Tensor
     crops: int
+    sound_map: Tensor | None = None
 
 
 def check_names(names: Sequence[str]) -> list[str]:
@@ -90,7 +93,10 @@ class Pipeline:
         ranking = open_vocabulary.rank(ids, probabilities, self.options.top_k)
         masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, image_size, original_size)
         label_map = open_vocabulary.semantic_map(masks, ranking, self.options.score_threshold)
-        return Segmentation(ranking, masks, label_map, len(regions))
+        sounds = None
+        if self.options.sound_map:
+            sounds = open_vocabulary.sound_map(mask_logits, located["sound_scores"][0], image_size, original_size)
+        return Segmentation(ranking, masks, label_map, len(regions), sounds)
 
     def _proposals(self, sound_scores: Tensor) -> Tensor:
         if self.options.proposals is Proposals.ALL:

@@ -1,0 +1,82 @@
+"""A sound track, of any rate and channel layout, as 16 kHz mono samples in step with the picture."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import soxr
+from av.audio.frame import AudioFrame
+
+SAMPLE_RATE = 16_000
+_LARGEST_JUMP = 0.05
+
+# Begin and end in seconds, and the frame.
+Frames = Iterator[tuple[float, float, AudioFrame]]
+
+
+def _mono(frame: AudioFrame) -> np.ndarray:
+    """Mean over the channels, float32 [S], full scale 1.0."""
+    coded: np.ndarray = frame.to_ndarray()
+    if not frame.format.is_planar:
+        coded = coded.reshape(-1, frame.layout.nb_channels).T
+    mean = coded.mean(0, dtype=np.float64)
+    if coded.dtype.kind in "iu":
+        full_scale = 2.0 ** (8 * coded.dtype.itemsize - 1)
+        mean = mean / full_scale - (1.0 if coded.dtype.kind == "u" else 0.0)
+    return mean.astype(np.float32)
+
+
+class Sound:
+    """The sound track as a stream of 16 kHz mono samples that begins with the picture.
+
+    Channels are averaged with equal weights, as the published code does, not mixed down as a player would.
+    """
+
+    def __init__(self, frames: Frames, zero: float) -> None:
+        self._chunks = self._resampled(frames, zero)
+        self._rest = np.zeros(0, np.float32)
+
+    def read(self, count: int) -> np.ndarray:
+        """The next samples, silence after the end: float32 [count]."""
+        parts, have = [self._rest], len(self._rest)
+        while have < count:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                chunk = np.zeros(count - have, np.float32)
+            parts.append(chunk)
+            have += len(chunk)
+        samples = np.concatenate(parts)
+        self._rest = samples[count:]
+        return samples[:count]
+
+    def _resampled(self, frames: Frames, zero: float) -> Iterator[np.ndarray]:
+        rate = 0
+        resampler: soxr.ResampleStream | None = None
+        for new_rate, samples in self._placed(frames, zero):
+            if new_rate != rate:
+                if resampler is not None:
+                    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+                rate = new_rate
+                same = rate == SAMPLE_RATE
+                resampler = None if same else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            yield samples if resampler is None else resampler.resample_chunk(samples)
+        if resampler is not None:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    def _placed(self, frames: Frames, zero: float) -> Iterator[tuple[int, np.ndarray]]:
+        """Chunks at the file's own rate, silence where time stamps leave a gap; starts at `zero`."""
+        position, rate = 0, 0  # samples since zero
+        for time, _, frame in frames:
+            if rate and frame.sample_rate != rate:
+                position = round(position * frame.sample_rate / rate)
+            rate = frame.sample_rate
+            samples = _mono(frame)
+            start = round((time - zero) * rate)
+            if position == 0 or abs(start - position) > _LARGEST_JUMP * rate:
+                while start > position:  # piecemeal: a gap may be an hour long
+                    silence = np.zeros(min(rate, start - position), np.float32)
+                    yield rate, silence
+                    position += len(silence)
+                samples = samples[max(0, position - start) :]
+            position += len(samples)
+            if len(samples):
+                yield rate, samples
