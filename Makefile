@@ -1,9 +1,9 @@
-# make demo   a real video with sound through exported graphs, to masks and names (VIDEO=, PRESET=, CLASSES=, OUT=)
+# make demo   videos with sound through exported graphs, to masks and names (VIDEO=, PRESET=, WEIGHTS=, CLASSES=, OUT=)
 # make test   all tests that need no GPU
 # Both set everything up first: they need only Python 3.11 or 3.12, git, make and a compiler.
 
-PRESET  ?= r50
-CLASSES ?= man,piano,dog
+PRESET  ?= tiny
+CLASSES ?=
 ENGINES ?= artifacts/$(PRESET)
 OUT     ?= demo/$(PRESET)
 VIDEO   ?=
@@ -16,7 +16,8 @@ RUN      = UV=$(abspath $(UV)) .venv/bin/
 setup: .venv/.complete
 
 demo: .venv/.complete $(ENGINES)/manifest.json
-	$(RUN)python -m ovavss.commands.demo $(if $(VIDEO),--video "$(VIDEO)") --engines "$(ENGINES)" --classes "$(CLASSES)" --out "$(OUT)"
+	$(RUN)python -m ovavss.commands.demo --engines "$(ENGINES)" --out "$(OUT)" \
+	  $(if $(VIDEO),--video "$(VIDEO)") $(if $(CLASSES),--classes "$(CLASSES)")
 
 test: .venv/.complete
 	$(RUN)python -m pytest
@@ -26,7 +27,7 @@ lint: .venv/.complete
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-artifacts/%/manifest.json: .venv/.complete
+artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/model/*.py ovavss/weights/*.safetensors export/*.py)
 	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 .venv/.complete: pyproject.toml uv.lock $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)

@@ -1,5 +1,6 @@
-"""The demonstration behind `make demo`: a real clip, fetched if no video is named, through exported graphs."""
+"""The demonstration behind `make demo`: videos with sound through exported graphs, to masks and names."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,12 @@ import typer
 
 from ovavss.commands.options import command
 from ovavss.commands.segment import segment
+from ovavss.errors import UserError
+from ovavss.model.presets import Proposals
+
+# A scene of a held-out world in which some shapes sound and others do not.
+WORLD_SEED, SCENE = 1000, 7
+REAL_CLASSES = "man,piano,dog"
 
 
 @command
@@ -16,10 +23,34 @@ def demo(
     video: Annotated[Path | None, typer.Option(help="A video of your own.")] = None,
     classes: Annotated[str | None, typer.Option(help="'man,piano,...', or @FILE.")] = None,
 ) -> None:
-    """Segment a real video with sound."""
+    """Segment a video of your own, or a rendered one (the tiny preset) and a real one."""
+    from ovavss.runtime.engines import read_manifest
+
+    if video is not None:
+        return _segment(video, engines, out / "own", classes)
+    if read_manifest(engines).preset == "tiny":
+        _segment(_rendered(out), engines, out / "sounding_shapes", None, Proposals.SOUNDING)
     from ovavss.data.demo_clip import fetch_demo_clip
 
-    segment(video=video or fetch_demo_clip(), out=out, engines=engines, classes=classes)
+    try:
+        real = fetch_demo_clip()
+    except UserError as error:
+        print(f"no real clip: {error}", file=sys.stderr)
+        return None
+    return _segment(real, engines, out / "real_clip", classes or REAL_CLASSES)
+
+
+def _rendered(out: Path) -> Path:
+    """A clip of the synthetic world as an MP4 with an AAC track."""
+    from ovavss.data.sounding_shapes import sample_scene
+    from ovavss.data.sounding_shapes_disk import write_mp4
+
+    out.mkdir(parents=True, exist_ok=True)
+    return write_mp4(sample_scene(WORLD_SEED, SCENE), out / "sounding_shapes.mp4", fps=25)
+
+
+def _segment(video: Path, engines: Path, out: Path, classes: str | None, proposals: Proposals = Proposals.ALL) -> None:
+    segment(video=video, out=out, engines=engines, classes=classes, proposals=proposals)
     print(f"look at {out / 'overlay.png'} and {out / 'overlay.mp4'}")
 
 

@@ -1,7 +1,7 @@
 """The sounds of the synthetic world: colour is a pitch register, form is a pattern in time and timbre.
 
 Everything is laid out in units of the mel bins of the VGGish front end (64 HTK bins, 125-7500 Hz). The six registers
-are the cells of eight bins from 8-15 to 48-55 and a pattern fills the six inner bins of its cell, so one form in another
+are the cells of eight bins from 8-15 to 48-55 and a pattern fills the six inner bins of its cell, so a form in another
 colour is, in the log-mel patch, the same picture moved by whole cells along the mel axis: pooling by eight bins keeps
 registers apart and treats all of them alike. The patterns (periods at tempo 1):
 
