@@ -17,6 +17,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -126,7 +127,7 @@ def _open(path: Path) -> InputContainer:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a video file")
     try:
-        container = av.open(f"file:{path}", metadata_errors="ignore")  # the name itself may hold a colon
+        container = av.open(f"file:{path}")  # the name itself may hold a colon
     except FFmpegError as error:
         raise UserError(
             f"{path} is not a video that can be read ({_reason(error)}); give a video with sound"
@@ -273,9 +274,9 @@ class _Picture:
     def __init__(self, first: VideoFrame) -> None:
         self._size = first.width, first.height
         # Read once: PyAV keeps every frame whose side data was read. Not `rotation`, which is wrong where mirrored.
-        side_data: Any = first.side_data
-        matrix = next((bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
-        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist() if matrix else (1, 0, 0, 0, 1)
+        side_data: Any = first.side_data  # iterates over keys or values, as the version of PyAV has it
+        matrix = side_data.get(SideDataType.DISPLAYMATRIX)
+        a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
         self._turned = abs(b) > abs(a)
         across, down = (c, b) if self._turned else (a, d)
         self._flip = slice(None, None, -1 if down < 0 else 1), slice(None, None, -1 if across < 0 else 1)
