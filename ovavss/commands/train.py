@@ -45,7 +45,9 @@ def train(
     ] = None,
     weights: WeightsOption = None,
     partial: PartialOption = False,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Default: 96228; tiny on its world has its own.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Default: 96228; tiny on its world has its own.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips an iteration, over all processes.")] = 1,
     lr: Annotated[float, typer.Option(min=0, help="Learning rate; a tenth of it for the backbone.")] = 1e-4,
     schedule: Annotated[Schedule, typer.Option(help="steps: x0.1 after 3/4 and 11/12.")] = Schedule.STEPS,
@@ -111,25 +113,25 @@ def _train_data(
 ) -> None:
     from ovavss.checkpoints.loader import save_checkpoint
     from ovavss.data.avsbench_ov import AvsbenchTraining
-    from ovavss.runtime.weights import build_models, load_localiser
     from ovavss.training.avsbench_clips import AvsbenchClips
     from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
     from ovavss.training.processes import join_processes
     from ovavss.training.run import run
+    from ovavss.training.start import starting_models
     from ovavss.training.trainer import Trainer
 
     with join_processes() as device:
-        models = build_models(preset, recipe.seed)
-        warn(load_localiser(models, weights, partial))
-        clips = AvsbenchClips(AvsbenchTraining(data, num_frames=preset.snippets), preset, models.audio_encoder)
+        usslm, encoder, warnings = starting_models(preset, weights, recipe.seed, partial)
+        warn(warnings)
+        clips = AvsbenchClips(AvsbenchTraining(data, num_frames=preset.snippets), preset, encoder)
         if recipe.batch_norm == "trained":
-            thaw_batch_norm(models.usslm)
-        trainer = Trainer(models.usslm, recipe, device)
+            thaw_batch_norm(usslm)
+        trainer = Trainer(usslm, recipe, device)
         run(trainer, clips, out, checkpoint_every=checkpoint_every)
         if trainer.rank == 0:
             state = without_counters(trainer.averaged())
-            freeze_batch_norm(models.usslm)
-            models.usslm.load_state_dict(state)
+            freeze_batch_norm(usslm)
+            usslm.load_state_dict(state)
             path = out / f"{preset.name}.safetensors"
-            save_checkpoint(path, {"usslm": models.usslm, "audio_encoder": models.audio_encoder}, preset.name)
+            save_checkpoint(path, {"usslm": usslm, "audio_encoder": encoder}, preset.name)
             print(f"weights are in {path}")

@@ -1,0 +1,5 @@
+"""`python -m ovavss`, for torchrun."""
+
+from ovavss.cli import main
+
+main()

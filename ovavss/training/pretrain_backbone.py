@@ -1,0 +1,77 @@
+"""Pretraining of tiny's backbone: colour and form of what is seen, pixel by pixel.
+
+The published model starts from a backbone pretrained on ImageNet and COCO; this is its counterpart. Colour and form are
+told by two separate heads, thrown away afterwards, on base combinations only: an unseen combination is the sum of its
+parts.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ovavss.data.sounding_shapes import COLOURS, FORMS
+from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.model.presets import Preset
+from ovavss.model.resnet import ResNet
+from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm
+from ovavss.training.schedule import Report, warm_cosine
+from ovavss.training.world import RenderedWorld
+
+_STRIDE = 8
+
+
+class PixelClassifier(nn.Module):
+    """Colour and form from res3, res4 and res5: images [n, 3, H, W] -> two of [n, 7, H/8, W/8], 0 = nothing."""
+
+    def __init__(self, backbone: ResNet, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(nn.Conv2d(sum(channels[1:]), n + 1, 1) for n in (len(COLOURS), len(FORMS)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.backbone(images)
+        size = features["res3"].shape[-2:]
+        maps = [F.interpolate(features[k], size=size, mode="bilinear", align_corners=False) for k in ("res4", "res5")]
+        together = torch.cat([features["res3"], *maps], dim=1)
+        return [head(together) for head in self.heads]
+
+
+def seen_labels(world: RenderedWorld, clips: np.ndarray, frames: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Images float32 [n, 3, 96, 96] of some frames, and colour and form int64 [n, 12, 12] at the cells' centres."""
+    images = torch.from_numpy(world.frames[clips, frames]).permute(0, 3, 1, 2).float()
+    images = (images - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    instances = torch.from_numpy(world.instances[clips, frames][:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE])
+    categories = torch.from_numpy(world.categories[clips].astype(np.int64))
+    inside = instances > 0
+    category = categories.gather(1, (instances.long() - 1).clamp(min=0).flatten(1)).reshape(instances.shape)
+    colour, form = category // len(FORMS) + 1, category % len(FORMS) + 1
+    return images, torch.where(inside, colour, 0), torch.where(inside, form, 0)
+
+
+def pretrain_backbone(
+    backbone: ResNet, preset: Preset, world: RenderedWorld, steps: int, seed: int, report: Report
+) -> None:
+    """Trains the backbone in place for `steps` of 40 frames."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    thaw_batch_norm(backbone)
+    model = PixelClassifier(backbone, preset.backbone.channels).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    for step in range(steps):
+        clips, frames = rng.integers(len(world), size=40), rng.integers(world.frames.shape[1], size=40)
+        images, *labels = seen_labels(world, clips, frames)
+        if rng.random() < 0.5:
+            images, labels = images.flip(-1), [label.flip(-1) for label in labels]
+        logits = model(images)
+        loss = torch.stack([F.cross_entropy(a, b) for a, b in zip(logits, labels)]).sum()
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * warm_cosine(step, steps, 50)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        inside = labels[0] > 0
+        right = [(a.argmax(1) == b)[inside].float().mean().item() for a, b in zip(logits, labels)]
+        report(step, {"loss": loss.item(), "colour": right[0], "form": right[1]})
+    freeze_batch_norm(backbone)

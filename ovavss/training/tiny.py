@@ -1,0 +1,180 @@
+"""Everything that trains preset `tiny` from nothing on the synthetic world, stage by stage.
+
+A finished stage leaves its weights in the work folder and is not repeated; the localiser continues from its own
+checkpoint. Nothing but CLIP sees or hears a novel combination.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from ovavss.checkpoints.loader import save_checkpoint
+from ovavss.data.sounding_shapes import BASE, CATEGORIES
+from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.model.clip import build_clip
+from ovavss.model.presets import Preset
+from ovavss.model.resnet import ResNet
+from ovavss.model.usslm import USSLM
+from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
+from ovavss.training.clips import WorldClips
+from ovavss.training.pretrain_audio import pretrain_audio_encoder
+from ovavss.training.pretrain_backbone import pretrain_backbone
+from ovavss.training.pretrain_clip import many_crops, train_clip
+from ovavss.training.run import run
+from ovavss.training.schedule import Report
+from ovavss.training.tokens import world_tokens
+from ovavss.training.trainer import Recipe, Trainer
+from ovavss.training.world import RenderedWorld, rendered_world
+
+LOCALISER = Recipe(
+    iterations=6000, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200,
+    num_points=1024, no_object_weight=0.4, batch_norm="trained", ema=0.998, seed=1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TinyRecipe:
+    """Sizes of all stages. Seeds: `seed` for every stage and the world that the localiser sees, `crop_seed` for the
+    world that CLIP sees; held-out figures use others."""
+
+    seed: int = 1
+    crop_seed: int = 2
+    world_clips: int = 16_000
+    audio_clips: int = 3_000
+    audio_steps: int = 260
+    backbone_steps: int = 600
+    crop_clips: int = 4_000
+    clip_steps: int = 1_500
+    localiser: Recipe = field(default_factory=lambda: LOCALISER)
+
+
+class TinyTraining:
+    """The stages over one work folder.
+
+    Args:
+        preset: tiny, or a smaller version of it for tests.
+        work: a folder for rendered clips (3 GB with the default sizes) and the weights of finished stages.
+        workers: processes that render.
+    """
+
+    def __init__(
+        self, preset: Preset, recipe: TinyRecipe, work: Path, workers: int = 2, console: Console | None = None
+    ) -> None:
+        self.preset, self.recipe, self.work, self.workers = preset, recipe, Path(work), workers
+        self.console = console or Console(stderr=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def world(self) -> RenderedWorld:
+        """The clips that the localiser sees: base categories only."""
+        return rendered_world(self.work, self.recipe.seed, self.recipe.world_clips, self.workers)
+
+    def audio_encoder(self) -> AudioEncoder:
+        """Trained on sounds of base combinations."""
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed)
+        encoder = AudioEncoder(self.preset.audio, self.preset.snippets)
+
+        def train(report: Report) -> None:
+            pretrain_audio_encoder(
+                encoder, self.preset, recipe.audio_steps, recipe.audio_clips, recipe.seed, report, self.workers
+            )
+
+        self._stage("audio", encoder, recipe.audio_steps, train)
+        return encoder.eval()
+
+    def localiser_start(self, world: RenderedWorld) -> USSLM:
+        """The localiser with its backbone pretrained on base combinations, the rest random."""
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed)
+        usslm = USSLM(self.preset)
+        assert isinstance(usslm.backbone, ResNet)
+        backbone = usslm.backbone
+
+        def train(report: Report) -> None:
+            pretrain_backbone(backbone, self.preset, world, recipe.backbone_steps, recipe.seed, report)
+
+        self._stage("backbone", backbone, recipe.backbone_steps, train)
+        return usslm
+
+    def tokens(self, encoder: AudioEncoder) -> Tensor:
+        """The tokens of the localiser's clips."""
+        path = self.work / "tokens.pt"
+        if not path.exists():
+            recipe = self.recipe
+            audio = self.preset.audio
+            torch.save(world_tokens(encoder, audio, recipe.seed, recipe.world_clips, self.work, self.workers), path)
+        return torch.load(path, weights_only=True)
+
+    def localiser(self, checkpoint_every: int = 250) -> USSLM:
+        """The trained localiser, its batch norm frozen."""
+        world = self.world()
+        encoder, usslm = self.audio_encoder(), self.localiser_start(world)
+        tokens = self.tokens(encoder)
+        thaw_batch_norm(usslm.backbone)
+        trainer = Trainer(usslm, self.recipe.localiser)
+        run(trainer, WorldClips(world, tokens), self.work / "localiser", checkpoint_every=checkpoint_every,
+            log_every=50, console=self.console)  # fmt: skip
+        finished = USSLM(self.preset)
+        finished.load_state_dict(without_counters(trainer.averaged()))
+        freeze_batch_norm(finished)
+        return finished.eval()
+
+    def clip(self, names: str = "all") -> nn.Module:
+        """CLIP trained on all 36 names, or (`names="base"`) on the 24 base ones for the figure beside it."""
+        recipe, config = self.recipe, self.preset.clip
+        torch.manual_seed(recipe.seed)
+        model = build_clip(config)
+
+        def train(report: Report) -> None:
+            crops, labels, _ = many_crops(recipe.crop_seed, recipe.crop_clips, config.image_size, self.workers)
+            known = range(len(CATEGORIES)) if names == "all" else BASE
+            train_clip(model, config, crops, labels, recipe.clip_steps, recipe.seed, report, known)
+
+        self._stage(f"clip_{names}", model, recipe.clip_steps, train)
+        return model.eval()
+
+    def _stage(self, name: str, module: nn.Module, steps: int, train: Callable[[Report], None]) -> None:
+        """Loads what an earlier run finished, else trains with a progress bar and keeps the result."""
+        path = self.work / f"{name}.pt"
+        if not path.exists():
+            columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+                       TimeRemainingColumn())  # fmt: skip
+            with Progress(*columns, console=self.console) as progress:
+                task = progress.add_task("", total=steps)
+
+                def report(step: int, figures: object) -> None:
+                    assert isinstance(figures, dict)
+                    shown = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+                    progress.update(task, completed=step + 1, description=shown)
+
+                train(report)
+            torch.save(module.state_dict(), path)
+        module.load_state_dict(torch.load(path, weights_only=True))
+
+
+def write_weights(path: Path, encoder: nn.Module, usslm: nn.Module, clip: nn.Module, preset: Preset) -> None:
+    """The three parts in one safetensors file, stored as float16 (the loader casts back).
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    modules = {"audio_encoder": encoder, "usslm": usslm, "clip": clip}
+    save_checkpoint(path, {name: _Half(module) for name, module in modules.items()}, preset.name)
+
+
+class _Half(nn.Module):
+    """A view of a module whose state dict is float16."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.source = [module]  # in a list, so that it is no submodule
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        """The module's tensors, floating-point ones as float16."""
+        state = self.source[0].state_dict()
+        return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
