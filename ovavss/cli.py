@@ -5,6 +5,7 @@ import typer
 from ovavss.commands.evaluate import evaluate
 from ovavss.commands.info import info
 from ovavss.commands.segment import segment
+from ovavss.commands.train import train
 
 app = typer.Typer(
     help="Open-vocabulary audio-visual semantic segmentation, from PyTorch to production.",
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(info)
+app.command()(train)
 app.command()(evaluate)
 
 

@@ -1,8 +1,10 @@
 """`ovavss train`: the localiser on a folder in the AVSBench-OV layout, or all of `tiny` on the synthetic world."""
 
+import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,14 +17,14 @@ if TYPE_CHECKING:
     from ovavss.training.trainer import Recipe
 
 
-class Schedule(StrEnum):
+class ScheduleName(StrEnum):
     """Course of the learning rate."""
 
     STEPS = "steps"
     COSINE = "cosine"
 
 
-class BatchNormMode(StrEnum):
+class BatchNormName(StrEnum):
     """What the ResNet's batch norm does."""
 
     FROZEN = "frozen"
@@ -30,7 +32,7 @@ class BatchNormMode(StrEnum):
 
 
 class MaskLossName(StrEnum):
-    """Pixel loss of the masks: published code, or paper."""
+    """Pixel loss of the masks."""
 
     BCE = "bce"
     FOCAL = "focal"
@@ -41,65 +43,74 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and weights; a run there goes on.")],
     preset: Annotated[PresetName, typer.Option(help="Which model.")] = PresetName.tiny,  # type: ignore[attr-defined]
     data: Annotated[
-        Path | None, typer.Option(help="Folder in the AVSBench-OV layout. Without it: tiny on the synthetic world.")
+        Path | None, typer.Option(help="Folder in the AVSBench-OV layout. Default: tiny on Sounding Shapes.")
     ] = None,
     weights: WeightsOption = None,
     partial: PartialOption = False,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Default: 96228; tiny on its world has its own.")
+    iterations: Annotated[int | None, typer.Option(min=1, help="Published: 96228.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips an iteration, all processes. Published: 1.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate. Published: 1e-4.")] = None,
+    backbone_factor: Annotated[
+        float | None, typer.Option(min=0, help="Its share for the backbone. Published: 0.1.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips an iteration, over all processes.")] = 1,
-    lr: Annotated[float, typer.Option(min=0, help="Learning rate; a tenth of it for the backbone.")] = 1e-4,
-    schedule: Annotated[Schedule, typer.Option(help="steps: x0.1 after 3/4 and 11/12.")] = Schedule.STEPS,
-    points: Annotated[int, typer.Option(min=1, help="Points of a mask in the loss.")] = 12_544,
-    mask_loss: Annotated[MaskLossName, typer.Option(help="bce: published code; focal: paper.")] = MaskLossName.BCE,
+    schedule: Annotated[ScheduleName | None, typer.Option(help="Published: steps, x0.1 after 3/4 and 11/12.")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Iterations of warm-up, with --schedule cosine.")] = None,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="Largest gradient norm. Published: 0.01.")] = None,
+    points: Annotated[int | None, typer.Option(min=1, help="Points of a mask in the loss. Published: 12544.")] = None,
+    no_object_weight: Annotated[
+        float | None, typer.Option(min=0, help="Class weight of 'not sounding'. Published: 0.1.")
+    ] = None,
+    mask_loss: Annotated[MaskLossName | None, typer.Option(help="Published: bce; the paper: focal.")] = None,
     batch_norm: Annotated[
-        BatchNormMode, typer.Option(help="frozen: a pretrained backbone; trained: from nothing.")
-    ] = BatchNormMode.FROZEN,
-    ema: Annotated[float, typer.Option(min=0, max=0.99999, help="Decay of averaged weights; 0: none.")] = 0.0,
+        BatchNormName | None, typer.Option(help="Published: frozen. trained: for a backbone from nothing.")
+    ] = None,
+    ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="Decay of averaged weights; 0: none.")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Half precision on CUDA.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 42,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 2000,
+    seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it. Published: 42.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Iterations between checkpoints.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")] = None,
 ) -> None:
-    """Train a model. On several GPUs: torchrun --nproc-per-node N -m ovavss train ..."""
+    """Train a model, by default as published; tiny on Sounding Shapes has a recipe of its own.
+
+    A killed run continues when the same command is given again. On several GPUs:
+    torchrun --nproc-per-node N -m ovavss train ...
+    """
     import torch
 
     chosen = PRESETS[preset.value]
+    if data is None and chosen.name != "tiny":
+        raise UserError(f"preset '{chosen.name}' needs --data, a folder in the AVSBench-OV layout")
+    if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("tiny on Sounding Shapes trains in one process: run it without torchrun")
+    if data is None and weights:
+        raise UserError("--weights needs --data: on Sounding Shapes, tiny starts from nothing")
     if threads is not None:
         torch.set_num_threads(threads)
+    given = {
+        "iterations": iterations, "batch": batch, "lr": lr, "backbone_factor": backbone_factor, "schedule": schedule,
+        "warmup": warmup, "clip_norm": clip_norm, "num_points": points, "no_object_weight": no_object_weight,
+        "mask_loss": mask_loss, "batch_norm": batch_norm, "ema": ema, "seed": seed, "amp": amp or None,
+    }  # fmt: skip
+    changes: dict[str, Any] = {k: v.value if isinstance(v, StrEnum) else v for k, v in given.items() if v is not None}
     if data is None:
-        if chosen.name != "tiny":
-            raise UserError(f"preset '{chosen.name}' needs --data, a folder in the AVSBench-OV layout")
-        _train_world(out, chosen, iterations)
-        return
-    from ovavss.training.trainer import Recipe
+        from ovavss.training.tiny import LOCALISER
 
-    recipe = Recipe(
-        iterations=iterations or Recipe.iterations,
-        batch=batch,
-        lr=lr,
-        schedule=schedule.value,
-        num_points=points,
-        mask_loss=mask_loss.value,
-        batch_norm=batch_norm.value,
-        ema=ema,
-        amp=amp,
-        seed=seed,
-    )
-    _train_data(out, chosen, data, recipe, tuple(weights or ()), partial, checkpoint_every)
+        _train_world(out, chosen, replace(LOCALISER, **changes), checkpoint_every or 250)
+    else:
+        from ovavss.training.trainer import Recipe
+
+        recipe = replace(Recipe(), **changes)
+        _train_data(out, chosen, data, recipe, tuple(weights or ()), partial, checkpoint_every or 2000)
 
 
-def _train_world(out: Path, preset: "Preset", iterations: int | None) -> None:
-    from dataclasses import replace
+def _train_world(out: Path, preset: "Preset", localiser: "Recipe", checkpoint_every: int) -> None:
+    from ovavss.training.tiny import TinyRecipe, TinyTraining, write_weights
 
-    from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weights
-
-    localiser = LOCALISER if iterations is None else replace(LOCALISER, iterations=iterations)
-    training = TinyTraining(preset, TinyRecipe(localiser=localiser), out)
-    usslm = training.localiser()
-    write_weights(out / "tiny.safetensors", training.audio_encoder(), usslm, training.clip(), preset)
-    print(f"weights are in {out / 'tiny.safetensors'}")
+    training = TinyTraining(preset, TinyRecipe(seed=localiser.seed, localiser=localiser), out)
+    usslm = training.localiser(checkpoint_every)
+    path = out / f"{preset.name}.safetensors"
+    write_weights(path, training.audio_encoder(), usslm, training.clip(), preset)
+    print(f"weights are in {path}")
 
 
 def _train_data(
@@ -122,11 +133,12 @@ def _train_data(
 
     with join_processes() as device:
         usslm, encoder, warnings = starting_models(preset, weights, recipe.seed, partial)
-        warn(warnings)
         clips = AvsbenchClips(AvsbenchTraining(data, num_frames=preset.snippets), preset, encoder)
         if recipe.batch_norm == "trained":
             thaw_batch_norm(usslm)
         trainer = Trainer(usslm, recipe, device)
+        if trainer.rank == 0:
+            warn(warnings)
         run(trainer, clips, out, checkpoint_every=checkpoint_every)
         if trainer.rank == 0:
             state = without_counters(trainer.averaged())

@@ -1,8 +1,9 @@
 """The training loop of the localiser (USSLM) with the published criterion; audio encoder and CLIP stay frozen."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import numpy as np
@@ -19,15 +20,18 @@ from ovavss.training.matcher import MaskLoss, Rand
 from ovavss.training.optimizer import build_optimizer, set_rate
 from ovavss.training.schedule import Ema, published_steps, warm_hold_cosine
 
+# What may change when a run is resumed: its end, as long as that does not lie in the past.
+_EXTENDABLE = ("iterations", "hold")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How the localiser is trained; the defaults are the published code's.
 
     iterations: of the whole schedule. batch: clips in one iteration over all processes. schedule: "steps" (x0.1 after
-    3/4 and 11/12) or "cosine" (up over `warmup` iterations, held, in the last 30 % down to 0). no_object_weight: class
-    weight of "not sounding". batch_norm: "frozen" (a pretrained backbone) or "trained" (from nothing). ema: decay of
-    the averaged weights, 0 for none. amp: half precision on CUDA (published: none).
+    3/4 and 11/12) or "cosine" (up over `warmup` iterations, held for the share `hold` of all, then down to 0).
+    no_object_weight: class weight of "not sounding". batch_norm: "frozen" (a pretrained backbone) or "trained" (from
+    nothing). ema: decay of the averaged weights, 0 for none. amp: half precision on CUDA (published: none).
     """
 
     iterations: int = 96_228
@@ -38,6 +42,7 @@ class Recipe:
     clip_norm: float = 0.01
     schedule: Literal["steps", "cosine"] = "steps"
     warmup: int = 0
+    hold: float = 0.7
     num_points: int = 12_544
     oversample: float = 3.0
     no_object_weight: float = 0.1
@@ -50,8 +55,19 @@ class Recipe:
     def rate(self, iteration: int) -> float:
         """Factor of the learning rate at an iteration (from 0)."""
         if self.schedule == "cosine":
-            return warm_hold_cosine(iteration, self.iterations, self.warmup)
+            return warm_hold_cosine(iteration, self.iterations, self.warmup, self.hold)
         return published_steps(iteration, self.iterations)
+
+
+def keep_float32(module: nn.Module, device: torch.device) -> None:
+    """Makes a module compute in float32 inside autocast."""
+    forward = module.forward
+
+    def in_float32(*args: object) -> object:
+        with torch.autocast(device.type, enabled=False):
+            return forward(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args))
+
+    module.forward = in_float32  # type: ignore[method-assign]
 
 
 class Trainer:
@@ -77,6 +93,9 @@ class Trainer:
         self.ema = Ema(self.usslm, recipe.ema) if recipe.ema else None
         self.rand: Rand | None = None  # source of the criterion's random points, default torch's
         self.iteration = 0
+        if self.amp:
+            # Published in float32: its logits are clamped at 50000, close to the largest half.
+            keep_float32(self.usslm.pixel_decoder.early_fusion, self.device)
         self.network: nn.Module = self.usslm
         if self.distributed:
             ids = [self.device.index] if self.device.type == "cuda" else None
@@ -122,6 +141,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Everything that a resumed run needs; the file appears under its name only when complete."""
         state = {
+            "recipe": asdict(self.recipe),
             "iteration": self.iteration,
             "model": self.usslm.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -129,8 +149,14 @@ class Trainer:
             "ema": None if self.ema is None else {"state": self.ema.state, "updates": self.ema.updates},
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        try:
+            torch.save(state, temporary)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot write {path} ({reason}): check that its folder exists and has room") from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def resume(self, path: Path) -> None:
         """Continue from a file that `save` wrote.
@@ -138,12 +164,21 @@ class Trainer:
         Raises:
             UserError: the file does not fit this run.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError):
+            raise UserError(f"{path} is damaged: remove it to start the run again") from None
+        theirs, ours = (
+            {k: v for k, v in r.items() if k not in _EXTENDABLE} for r in (state["recipe"], asdict(self.recipe))
+        )
+        if theirs != ours:
+            changed = ", ".join(f"{k} = {theirs.get(k)}" for k in ours if theirs.get(k) != ours[k])
+            raise UserError(f"{path} is of a run with {changed}: give the options of that run, or another folder")
         try:
             self.usslm.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError):
-            raise UserError(f"{path} is of another model or recipe; resume with the options of that run") from None
+            raise UserError(f"{path} is of another model: give the preset of that run, or another folder") from None
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"] is not None:
             self.ema.state, self.ema.updates = state["ema"]["state"], state["ema"]["updates"]
