@@ -32,7 +32,6 @@ def test_stages_end_in_weights_that_load(tmp_path: Path) -> None:
         clip_steps=1,
         localiser=localiser,
         bank_mixtures=120,
-        fusion_rounds=((1, 1e-3), (1, 1e-3)),
     )
     training = TinyTraining(TINY, recipe, tmp_path, workers=1)
     usslm, encoder, clip = training.localiser(), training.audio_encoder(), training.clip()
