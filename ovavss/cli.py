@@ -2,6 +2,7 @@
 
 import typer
 
+from ovavss.commands.ablate import ablate
 from ovavss.commands.evaluate import evaluate
 from ovavss.commands.info import info
 from ovavss.commands.segment import segment
@@ -17,6 +18,7 @@ app.command()(segment)
 app.command()(info)
 app.command()(train)
 app.command()(evaluate)
+app.command()(ablate)
 
 
 def main() -> None:

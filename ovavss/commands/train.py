@@ -31,6 +31,13 @@ class BatchNormName(StrEnum):
     TRAINED = "trained"
 
 
+class ClipNames(StrEnum):
+    """Names that tiny's CLIP sees in training."""
+
+    ALL = "all"
+    BASE = "base"
+
+
 class MaskLossName(StrEnum):
     """Pixel loss of the masks."""
 
@@ -69,6 +76,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it. Published: 42.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Iterations between checkpoints.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")] = None,
+    clip_names: Annotated[ClipNames, typer.Option(help="What tiny's CLIP sees on Sounding Shapes.")] = ClipNames.ALL,
 ) -> None:
     """Train a model, by default as published; tiny on Sounding Shapes has a recipe of its own.
 
@@ -95,7 +103,7 @@ def train(
     if data is None:
         from ovavss.training.tiny import LOCALISER
 
-        _train_world(out, chosen, replace(LOCALISER, **changes), checkpoint_every or 250)
+        _train_world(out, chosen, replace(LOCALISER, **changes), checkpoint_every or 250, clip_names)
     else:
         from ovavss.training.trainer import Recipe
 
@@ -103,13 +111,13 @@ def train(
         _train_data(out, chosen, data, recipe, tuple(weights or ()), partial, checkpoint_every or 2000)
 
 
-def _train_world(out: Path, preset: "Preset", localiser: "Recipe", checkpoint_every: int) -> None:
+def _train_world(out: Path, preset: "Preset", localiser: "Recipe", checkpoint_every: int, names: ClipNames) -> None:
     from ovavss.training.tiny import TinyRecipe, TinyTraining, write_weights
 
     training = TinyTraining(preset, TinyRecipe(seed=localiser.seed, localiser=localiser), out)
     usslm = training.localiser(checkpoint_every)
-    path = out / f"{preset.name}.safetensors"
-    write_weights(path, training.audio_encoder(), usslm, training.clip(), preset)
+    path = out / (f"{preset.name}.safetensors" if names is ClipNames.ALL else f"{preset.name}_base_names.safetensors")
+    write_weights(path, training.audio_encoder(), usslm, training.clip(names.value), preset)
     print(f"weights are in {path}")
 
 

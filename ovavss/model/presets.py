@@ -202,7 +202,8 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="tiny",
-            backbone=ResNetConfig(blocks=(1, 1, 2, 1), stem_channels=24, bottleneck_channels=16, out_channels=32),
+            # Most blocks at stride 8: there an object spans three cells, and each must tell its form.
+            backbone=ResNetConfig(blocks=(1, 3, 2, 1), stem_channels=32, bottleneck_channels=24, out_channels=48),
             clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
             # Nothing after the second pooling looks across mel, and no layer is fully connected: each eighth of the mel
             # axis gets its own 16 of the 128 values, by the same weights, so that a pattern is known in any register.

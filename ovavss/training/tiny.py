@@ -5,8 +5,9 @@ checkpoint. Nothing but CLIP sees or hears a novel combination.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -25,19 +26,18 @@ from ovavss.training.clips import WorldClips
 from ovavss.training.pretrain_audio import pretrain_audio_encoder
 from ovavss.training.pretrain_backbone import pretrain_backbone
 from ovavss.training.pretrain_clip import many_crops, train_clip
+from ovavss.training.pretrain_fusion import pretrain_fusion
 from ovavss.training.run import run
 from ovavss.training.schedule import Report
-from ovavss.training.sound_bank import sound_bank
+from ovavss.training.sound_bank import SoundBank, sound_bank
 from ovavss.training.tokens import world_tokens
 from ovavss.training.trainer import Recipe, Trainer
 from ovavss.training.world import RenderedWorld, rendered_world
 
 LOCALISER = Recipe(
-    iterations=5600, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.75,
+    iterations=4500, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.5,
     num_points=1024, no_object_weight=0.4, batch_norm="trained", ema=0.998, seed=1,
 )  # fmt: skip
-# The shipped run was begun with this end in view and turned to contrast when it stopped at matching colour alone.
-_OPENING_STEPS, _OPENING_END, _OPENING_HOLD = 3250, 5500, 0.5
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class TinyRecipe:
     """Sizes of all stages.
 
     Seeds: `seed` for every stage and the world that the localiser sees, `crop_seed` for the world that CLIP sees;
-    held-out figures use others. contrast: share of the localiser's clips that hear sounds chosen against what is seen,
-    in the last 2350 of 5600 iterations.
+    held-out figures use others. contrast: share of the localiser's clips that hear sounds chosen against what is seen.
     """
 
     seed: int = 1
@@ -56,7 +55,8 @@ class TinyRecipe:
     audio_steps: int = 260
     backbone_steps: int = 600
     bank_mixtures: int = 1_600
-    contrast: float = 0.7
+    fusion_steps: int = 900
+    contrast: float = 0.4
     crop_clips: int = 4_000
     clip_steps: int = 1_500
     localiser: Recipe = field(default_factory=lambda: LOCALISER)
@@ -96,18 +96,37 @@ class TinyTraining:
         self._stage("audio", encoder, recipe.audio_steps, train)
         return encoder.eval()
 
-    def localiser_start(self, world: RenderedWorld) -> USSLM:
-        """The localiser with its backbone pretrained on base combinations, the rest random."""
+    def bank(self, encoder: AudioEncoder) -> SoundBank:
+        """Base sounds to train against, made once."""
+        path = self.work / "bank.pt"
+        if not path.exists():
+            recipe = self.recipe
+            made = sound_bank(encoder.requires_grad_(False), recipe.seed, recipe.bank_mixtures, self.workers)
+            torch.save({"tokens": made.tokens, "heard": torch.from_numpy(made.heard)}, path)
+        stored = torch.load(path, weights_only=True)
+        return SoundBank(stored["tokens"], stored["heard"].numpy())
+
+    def localiser_start(self, world: RenderedWorld, bank: SoundBank) -> USSLM:
+        """The localiser with backbone, fusion and pixel decoder pretrained on base combinations, the rest random; the
+        backbone's batch norm is trainable."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)
         usslm = USSLM(self.preset)
         assert isinstance(usslm.backbone, ResNet)
         backbone = usslm.backbone
 
-        def train(report: Report) -> None:
+        def train_backbone(report: Report) -> None:
             pretrain_backbone(backbone, self.preset, world, recipe.backbone_steps, recipe.seed, report)
 
-        self._stage("backbone", backbone, recipe.backbone_steps, train)
+        def train_fusion(report: Report) -> None:
+            pretrain_fusion(usslm, self.preset.hidden_dim, world, bank, recipe.fusion_steps, recipe.seed, report)
+
+        self._stage("backbone", backbone, recipe.backbone_steps, train_backbone)
+        thaw_batch_norm(backbone)
+        trained = nn.ModuleDict({"backbone": backbone, "pixel_decoder": usslm.pixel_decoder})
+        self._stage(
+            f"fusion_{self.preset.fusion.kind}_{recipe.fusion_steps}", trained, recipe.fusion_steps, train_fusion
+        )
         return usslm
 
     def tokens(self, encoder: AudioEncoder) -> Tensor:
@@ -121,29 +140,19 @@ class TinyTraining:
 
     def localiser(self, checkpoint_every: int = 250, folder: str = "localiser") -> USSLM:
         """The trained localiser, its batch norm frozen; its checkpoint and log are in `folder` of the work folder."""
-        world = self.world()
-        encoder, usslm = self.audio_encoder(), self.localiser_start(world)
-        tokens, recipe = self.tokens(encoder), self.recipe
-        bank = sound_bank(encoder.requires_grad_(False), recipe.seed, recipe.bank_mixtures, self.workers)
-        thaw_batch_norm(usslm.backbone)
-        final = recipe.localiser
-        share = final.iterations / LOCALISER.iterations
-        opening = replace(final, iterations=round(share * _OPENING_END), hold=_OPENING_HOLD)
-        contrasted = WorldClips(world, tokens, bank=bank, contrast=recipe.contrast)
-        phases = (
-            (opening, WorldClips(world, tokens), round(share * _OPENING_STEPS)),
-            (final, contrasted, final.iterations),
-        )
-        for phase, clips, stop in phases:
-            trainer = Trainer(usslm, phase)
-            run(trainer, clips, self.work / folder, checkpoint_every=checkpoint_every, log_every=50, stop_after=stop,
-                console=self.console)  # fmt: skip
+        world, encoder = self.world(), self.audio_encoder()
+        bank = self.bank(encoder)
+        usslm = self.localiser_start(world, bank)
+        clips = WorldClips(world, self.tokens(encoder), bank=bank, contrast=self.recipe.contrast)
+        trainer = Trainer(usslm, self.recipe.localiser)
+        run(trainer, clips, self.work / folder, checkpoint_every=checkpoint_every, log_every=50,
+            console=self.console)  # fmt: skip
         finished = USSLM(self.preset)
         finished.load_state_dict(without_counters(trainer.averaged()))
         freeze_batch_norm(finished)
         return finished.eval()
 
-    def clip(self, names: str = "all") -> nn.Module:
+    def clip(self, names: Literal["all", "base"] = "all") -> nn.Module:
         """CLIP trained on all 36 names, or (`names="base"`) on the 24 base ones for the figure beside it."""
         recipe, config = self.recipe, self.preset.clip
         torch.manual_seed(recipe.seed)

@@ -10,8 +10,9 @@ import torch
 from ovavss.data.sounding_shapes import BASE, FORMS, Scene, Sound, render, sample_scene
 from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS, synthesize
 from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import PRESETS
+from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
 from ovavss.runtime.weights import WeightsSource, load_models
+from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.pretrain_audio import CELLS, CellClassifier, heard_patches, roughen
 from ovavss.training.pretrain_backbone import seen_labels
 from ovavss.training.pretrain_clip import object_crops, rough_logits
@@ -21,19 +22,19 @@ from ovavss.training.world import TRAINING_CONFIG, rendered_world
 TINY = PRESETS["tiny"]
 
 
-def test_stages_end_in_weights_that_load(tmp_path: Path) -> None:
-    localiser = dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64)
-    recipe = TinyRecipe(
-        world_clips=6,
-        audio_clips=2,
-        audio_steps=1,
-        backbone_steps=1,
-        crop_clips=2,
-        clip_steps=1,
-        localiser=localiser,
-        bank_mixtures=120,
-    )
-    training = TinyTraining(TINY, recipe, tmp_path, workers=1)
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+RECIPE = TinyRecipe(
+    world_clips=6, audio_clips=2, audio_steps=1, backbone_steps=1, fusion_steps=1, crop_clips=2, clip_steps=1,
+    localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64), bank_mixtures=120,
+)  # fmt: skip
+
+
+def test_stages_end_in_weights_that_load(work: Path, tmp_path: Path) -> None:
+    training = TinyTraining(TINY, RECIPE, work, workers=1)
     usslm, encoder, clip = training.localiser(), training.audio_encoder(), training.clip()
     path = tmp_path / "tiny.safetensors"
     write_weights(path, encoder, usslm, clip, TINY)
@@ -44,9 +45,22 @@ def test_stages_end_in_weights_that_load(tmp_path: Path) -> None:
         for name, tensor in ours.state_dict().items():
             assert torch.allclose(theirs.state_dict()[name].float(), tensor.float(), rtol=1e-3, atol=1e-5), name
     # Finished stages are read again, not trained again.
-    again = TinyTraining(TINY, recipe, tmp_path, workers=1)
+    again = TinyTraining(TINY, RECIPE, work, workers=1)
     for name, tensor in again.localiser().state_dict().items():
         assert torch.equal(tensor, usslm.state_dict()[name]), name
+
+
+def test_ablations_train_and_score_every_switch(work: Path) -> None:
+    heard: list[Row] = []
+    rows = run_ablations(TINY, work, 1, 1000, 1, heard.append, RECIPE)
+    assert heard == rows
+    named = {(row.variant.table, row.variant.name) for row in rows}
+    assert {name for table, name in named if table == "3 fusion"} == set(Fusion)
+    assert {name for table, name in named if table == "4 audio prompt"} == set(AudioPrompt)
+    assert {name for table, name in named if table == "5 crop"} == set(Crop)
+    folders = {path.name for path in work.glob("ablation_1_*")}
+    assert len(folders) == len(Fusion) + len(AudioPrompt) - 1  # the published pair is trained once
+    assert len(list(work.glob("fusion_*_1.pt"))) == len(Fusion)
 
 
 def test_training_clips_hold_base_categories_only(tmp_path: Path) -> None:
