@@ -2,14 +2,20 @@
 
 import os
 import time
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from request import GRAPH_NAMES, Body, PlanOptions, Request, request_fingerprint
 
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS, Preset
+from ovavss.model.presets import PRESETS
+from ovavss.runtime.engines import Format, Precision, checked_artifact, read_manifest
+from ovavss.runtime.shipped import shipped_weights
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 def parse_size(option: str, text: str | None, multiple: int = 1) -> tuple[int, int] | None:
@@ -26,6 +32,18 @@ def parse_size(option: str, text: str | None, multiple: int = 1) -> tuple[int, i
     return height, width
 
 
+def parse_choices(option: str, text: str, kind: type[_Choice]) -> tuple[_Choice, ...]:
+    """`a,b` as members of an enumeration."""
+    chosen = []
+    for part in text.split(","):
+        try:
+            chosen.append(kind(part.strip()))
+        except ValueError:
+            known = ",".join(kind)
+            raise UserError(f"{option} '{part.strip()}' is unknown; choose of {known}, joined by commas") from None
+    return tuple(dict.fromkeys(chosen))
+
+
 def check_folder(out: Path) -> None:
     """Make the folder and prove that it can be written, before the long work."""
     try:
@@ -39,10 +57,26 @@ def check_folder(out: Path) -> None:
         ) from error
 
 
+def intact(out: Path, request: Request, key: str) -> bool:
+    """Whether an earlier run of the same command finished here and nothing was changed since."""
+    try:
+        manifest = read_manifest(out)
+        if manifest.request != key:
+            return False
+        for graph in GRAPH_NAMES:
+            for form, precision in request.targets():
+                checked_artifact(out, manifest, graph, form, precision)
+    except UserError:
+        return False
+    return True
+
+
 @command
 def build(
     preset: Annotated[PresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    formats: Annotated[str, typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="Of fp32,fp16,bf16: type of the products.")] = "fp32",
     weights: WeightsOption = None,
     clip: ClipOption = None,
     partial: PartialOption = False,
@@ -51,26 +85,58 @@ def build(
         str | None, typer.Option(help="Fix the network size, e.g. 384x640. Default: dynamic, as published.")
     ] = None,
     verify_size: Annotated[str | None, typer.Option(help="Frame size of the comparison with PyTorch, HxW.")] = None,
+    attention_body: Annotated[
+        Body, typer.Option(help="How deformable attention is spelled for runtimes without the plugin.")
+    ] = Body.GRID_SAMPLE,
+    compute_capability: Annotated[
+        str, typer.Option(help="GPUs that TensorRT-RTX builds for; no GPU is needed here.")
+    ] = "8.6,8.9,12.0",
+    plugin: Annotated[Path | None, typer.Option(help="Our TensorRT plugin library.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="TensorRT's timing cache, read and written.")] = None,
+    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="TensorRT: loads in later ones.")] = (
+        False
+    ),
+    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="TensorRT: Ampere and later.")] = (
+        False
+    ),
 ) -> None:
-    """Export the four graphs to ONNX, check each against PyTorch in ONNX Runtime, and print one table."""
+    """Build the four graphs in every format asked for, check each against PyTorch, and print one table.
+
+    What is there already and unchanged is kept.
+    """
+    start = time.perf_counter()
     chosen = PRESETS[preset.value]  # type: ignore[attr-defined]
-    network_size = parse_size("--size", size, multiple=32)
-    frame_size = parse_size("--verify-size", verify_size) or network_size or _default_frame_size(chosen)
+    plan = PlanOptions(
+        tuple(part.strip() for part in compute_capability.split(",")), plugin, timing_cache, version_compatible,
+        hardware_compatible,
+    )  # fmt: skip
+    plan.check()
+    request = Request(
+        parse_choices("--formats", formats, Format),
+        parse_choices("--precision", precision, Precision),
+        parse_size("--size", size, multiple=32),
+        parse_size("--verify-size", verify_size),
+        attention_body,
+        plan,
+    )
+    given = [path for path in weights or [] if path.is_file()]  # a missing one is told of as it is loaded
+    shipped = shipped_weights(chosen.name)
+    key = request_fingerprint(chosen.name, given or ([shipped] if shipped else []), seed, clip, request)
+    if intact(out, request, key):
+        print(f"{out} is up to date: nothing to build ({time.perf_counter() - start:.1f} s)")
+        return
     check_folder(out)
     from ovavss.runtime.weights import WeightsSource, load_models
 
     loaded = load_models(chosen, WeightsSource(weights or [], clip, partial, seed))
     warn(loaded.warnings)
-    from onnx_engines import build_onnx
+    from build import Builder
 
-    start = time.perf_counter()
-    build_onnx(loaded, out, network_size, frame_size, seed)
+    builder = Builder(loaded, out, request, seed)
+    builder.run(key)
     print(f"wrote {out} in {time.perf_counter() - start:.0f} s")
-
-
-def _default_frame_size(preset: Preset) -> tuple[int, int]:
-    """Frames that need no resize, 4:3."""
-    return preset.short_side, preset.short_side * 4 // 3
+    if builder.refused:
+        raise typer.Exit(3)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,22 @@
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import torch
+from artifacts import write_bytes
+from deformable_attention import Body, add_bodies, exported_as_node
 from onnx import compose
+from simplify import simplify
 from torch import Tensor, nn
 from torch.export import Dim
 
 from ovavss.model.frame_preparation import MULTIPLE
 from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
+from ovavss.model.pixel_decoder import LEVELS
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.
@@ -23,7 +26,7 @@ MOST = {"clips": 64, "crops": 500, "sentences": 4096, "height": 8192, "width": 8
 LARGEST_PROTOBUF = 2**31
 
 
-class _Localiser(nn.Module):
+class Localiser(nn.Module):
     """The localiser behind its frame preparation: what has multiples of 32 for sizes."""
 
     def __init__(self, graph: UsslmGraph) -> None:
@@ -35,14 +38,21 @@ class _Localiser(nn.Module):
         return prediction.mask_logits, prediction.sound_logits.softmax(-1)[..., 0]
 
 
-def export_graph(spec: GraphSpec, module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    """Write the graph's ONNX file; `inputs` are examples (every dynamic dimension at least 2)."""
+def export_graph(
+    spec: GraphSpec, module: nn.Module, inputs: dict[str, Tensor], body: Body = Body.GRID_SAMPLE
+) -> onnx.ModelProto:
+    """The graph in ONNX, float32, with the exporter's notes on each node (which `write_model` drops).
+
+    `inputs` are examples (every dynamic dimension at least 2).
+    """
     if isinstance(module, UsslmGraph):
         model = _export_usslm(spec, module, inputs)
+        add_bodies(model, len(LEVELS), body)
     else:
         model = _to_onnx(module, inputs, [o.name for o in spec.outputs], {i.name: _dynamic(i) for i in spec.inputs})
     name_dimensions(model, spec)
-    write_model(model, path)
+    simplify(model)
+    return model
 
 
 def _export_usslm(spec: GraphSpec, module: UsslmGraph, inputs: dict[str, Tensor]) -> onnx.ModelProto:
@@ -59,12 +69,13 @@ def _export_usslm(spec: GraphSpec, module: UsslmGraph, inputs: dict[str, Tensor]
     images = module.prepare(frames)[0]
     clips: dict[int, object] = {0: Dim("clips", max=MOST["clips"])}
     sides = {} if module.prepare.size else {axis: MULTIPLE * Dim(f"side{axis}", max=64) for axis in (3, 4)}
-    core = _to_onnx(
-        _Localiser(module),
-        {"images": images, "audio": audio},
-        ["mask_logits", "sound_scores"],
-        {"images": clips | sides, "audio": clips},
-    )
+    with exported_as_node():
+        core = _to_onnx(
+            Localiser(module),
+            {"images": images, "audio": audio},
+            ["mask_logits", "sound_scores"],
+            {"images": clips | sides, "audio": clips},
+        )
     prepare = compose.add_prefix(prepare, "prepare/", rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(
         prepare,
@@ -131,16 +142,11 @@ def name_dimensions(model: onnx.ModelProto, spec: GraphSpec) -> None:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Check the model and write it under a temporary name, then rename."""
+    """Check the model and write it, whole or not at all."""
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces of the exporting machine
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         del value.metadata_props[:]
     model.producer_name = "ovavss"
     onnx.checker.check_model(model)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(model.SerializeToString())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, model.SerializeToString())

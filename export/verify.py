@@ -11,10 +11,15 @@ from ovavss.model.clip import tokenizer
 from ovavss.model.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, GraphSpec
 from ovavss.model.presets import Preset
 from ovavss.model.prompts import prompts
+from ovavss.runtime.engines import Precision
 from ovavss.runtime.runner import Runner
 
-# Bounds of the golden set's README for the whole localiser: a flipped attention decision makes a maximum meaningless.
+# For the whole localiser (mean and 99 % of the mask logits' errors, sound scores, flipped signs): bounds of the golden
+# set's README, since one flipped attention decision makes a maximum meaningless. Half precision: about 5 and 40 times.
 MASK_MEAN, MASK_P99, SOUND_MAX, SIGN_FLIPS = 3e-3, 2e-2, 1e-2, 2e-4
+SLACK = {Precision.FP32: 1.0, Precision.FP16: 10.0, Precision.BF16: 80.0}
+# Of the other graphs: relative to the largest value.
+RELATIVE = {Precision.FP32: 1.0, Precision.FP16: 100.0, Precision.BF16: 800.0}
 
 
 class VerificationError(UserError):
@@ -53,23 +58,27 @@ class Comparison:
     headline: str
 
 
-def compare(spec: GraphSpec, reference: Runner, runner: Runner, inputs: dict[str, Tensor]) -> Comparison:
+def compare(
+    spec: GraphSpec,
+    reference: Runner,
+    runner: Runner,
+    inputs: dict[str, Tensor],
+    precision: Precision = Precision.FP32,
+) -> Comparison:
     """Run both on the same inputs. Raises VerificationError beyond the tolerance of the graph's specification."""
-    expected = {name: tensor.numpy() for name, tensor in reference(**inputs).items()}
-    actual = {name: tensor.numpy() for name, tensor in runner(**inputs).items()}
+    expected = {name: tensor.numpy(force=True) for name, tensor in reference(**inputs).items()}
+    actual = {name: tensor.numpy(force=True) for name, tensor in runner(**inputs).items()}
     if spec.name == USSLM_GRAPH:
-        return _compare_localiser(expected, actual)
-    differences = {}
+        return _compare_localiser(expected, actual, SLACK[precision])
+    differences, tolerance = {}, spec.tolerance * RELATIVE[precision]
     for output in spec.outputs:
         a, b = expected[output.name], actual[output.name]
         differences[output.name] = float(np.abs(a - b).max() / np.abs(a).max())
-        _require(
-            differences[output.name] <= spec.tolerance, spec.name, output.name, differences[output.name], spec.tolerance
-        )
+        _require(differences[output.name] <= tolerance, spec.name, output.name, differences[output.name], tolerance)
     return Comparison(differences, f"{max(differences.values()):.1e}")
 
 
-def _compare_localiser(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> Comparison:
+def _compare_localiser(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], slack: float) -> Comparison:
     for name in ("resized_frames", "image_size"):
         differing = float((expected[name] != actual[name]).mean())
         _require(differing == 0, USSLM_GRAPH, name, differing, 0)
@@ -81,7 +90,7 @@ def _compare_localiser(expected: dict[str, np.ndarray], actual: dict[str, np.nda
         "sign_flips": (float(((expected["mask_logits"] > 0) != (actual["mask_logits"] > 0)).mean()), SIGN_FLIPS),
     }
     for name, (value, bound) in measured.items():
-        _require(value <= bound, USSLM_GRAPH, name, value, bound)
+        _require(value <= slack * bound, USSLM_GRAPH, name, value, slack * bound)
     differences = {name: value for name, (value, _) in measured.items()} | {"mask_logits_max": float(masks.max())}
     return Comparison(differences, f"mean {differences['mask_logits_mean']:.1e}, signs {differences['sign_flips']:.0e}")
 

@@ -11,6 +11,7 @@ from ovavss.commands.options import ClipOption, PartialOption, PresetName, Weigh
 from ovavss.commands.segment import RunnerName, open_runners
 from ovavss.errors import UserError
 from ovavss.model.presets import Crop, Proposals
+from ovavss.runtime.engines import Precision
 
 if TYPE_CHECKING:
     from ovavss.data.avsbench_ov import CategoryTable
@@ -38,7 +39,8 @@ class SoundName(StrEnum):
 def evaluate(
     json: Annotated[Path | None, typer.Option(help="Write all figures here.")] = None,
     engines: Annotated[Path | None, typer.Option(help="Folder that build_engines.py wrote.")] = None,
-    runner: Annotated[RunnerName, typer.Option(help="onnxruntime needs --engines.")] = RunnerName.TORCH,
+    runner: Annotated[RunnerName, typer.Option(help="All but torch need --engines.")] = RunnerName.TORCH,
+    precision: Annotated[Precision, typer.Option(help="Which of the engines.")] = Precision.FP32,
     preset: Annotated[PresetName, typer.Option(help="With --runner torch.")] = PresetName.tiny,  # type: ignore[attr-defined]
     weights: WeightsOption = None,
     clip: ClipOption = None,
@@ -84,7 +86,7 @@ def evaluate(
     else:
         options = Options(proposals, sound_threshold, score_threshold, crop=crop, sound_map=True)
         run = _model(  # type: ignore[assignment]
-            preset, engines, runner, weights or [], clip, partial, table, options
+            preset, engines, runner, weights or [], clip, partial, precision, table, options
         )
     keep = None
     if save_predictions is not None:
@@ -114,6 +116,7 @@ def _model(
     weights: list[Path],
     clip_weights: str | None,
     partial: bool,
+    precision: Precision,
     table: "CategoryTable",
     options: "Options",
 ) -> "Callable[[EvaluationClip], Prediction]":
@@ -121,7 +124,7 @@ def _model(
     from ovavss.evaluation.evaluate import EvaluationClip, Prediction
     from ovavss.runtime.pipeline import Pipeline
 
-    chosen, runners = open_runners(preset, engines, runner, weights, clip_weights, partial)
+    chosen, runners = open_runners(preset, engines, runner, weights, clip_weights, partial, precision=precision)
     pipeline = Pipeline(chosen, runners, options)
     vocabulary = pipeline.embed_names(table.names)
 

@@ -9,6 +9,7 @@ import typer
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
 from ovavss.model.presets import PRESETS, Crop, Preset, Proposals
+from ovavss.runtime.engines import Format, Precision
 
 if TYPE_CHECKING:
     from ovavss.runtime.runner import Runner
@@ -19,6 +20,17 @@ class RunnerName(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     TORCH = "torch"
+    TORCHSCRIPT = "torchscript"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+
+_FORMATS = {
+    RunnerName.ONNXRUNTIME: Format.ONNX,
+    RunnerName.TORCHSCRIPT: Format.TORCHSCRIPT,
+    RunnerName.TENSORRT: Format.TENSORRT,
+    RunnerName.TENSORRT_RTX: Format.TENSORRT_RTX,
+}
 
 
 class SquareAnchorName(StrEnum):
@@ -62,8 +74,9 @@ def segment(
     classes: Annotated[str | None, typer.Option(help="'man,piano,...', or @FILE with one name a line.")] = None,
     engines: Annotated[Path | None, typer.Option(help="Folder that build_engines.py wrote.")] = None,
     runner: Annotated[
-        RunnerName, typer.Option(help="onnxruntime needs --engines; torch needs no export.")
+        RunnerName, typer.Option(help="All but torch need --engines; torch needs no export.")
     ] = RunnerName.ONNXRUNTIME,
+    precision: Annotated[Precision, typer.Option(help="Which of the engines.")] = Precision.FP32,
     preset: Annotated[PresetName, typer.Option(help="With --runner torch.")] = PresetName.tiny,  # type: ignore[attr-defined]
     weights: WeightsOption = None,
     clip: ClipOption = None,
@@ -93,12 +106,13 @@ def segment(
     probe(video, "silence" if silent else "error")
     if classes is not None:
         parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
-    chosen, runners = open_runners(preset, engines, runner, weights or [], clip, partial, seed)
+    chosen, runners = open_runners(preset, engines, runner, weights or [], clip, partial, seed, precision)
     names = parse_classes(classes, chosen)
     options = Options(proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value)
     settings = {
         "preset": chosen.name,
         "runner": runner.value,
+        "precision": precision.value,
         "proposals": proposals.value,
         "sound_threshold": sound_threshold,
         "score_threshold": score_threshold,
@@ -120,11 +134,14 @@ def open_runners(
     clip: str | None,
     partial: bool,
     seed: int = 0,
+    precision: Precision = Precision.FP32,
 ) -> "tuple[Preset, dict[str, Runner]]":
     """The runners of an engines folder, or of a model in PyTorch; warns of random weights."""
     if runner is RunnerName.TORCH:
         if engines is not None:
             raise UserError("--engines and --runner torch exclude each other; leave one out")
+        if precision is not Precision.FP32:
+            raise UserError(f"--runner torch computes in fp32; --precision {precision} is for built engines")
         from ovavss.runtime.engines import torch_runners
         from ovavss.runtime.weights import WeightsSource, load_models
 
@@ -133,7 +150,7 @@ def open_runners(
         return loaded.models.preset, torch_runners(loaded.models)
     if engines is None:
         raise UserError(
-            "--runner onnxruntime needs --engines DIR (build it with export/build_engines.py), or pass --runner torch"
+            f"--runner {runner} needs --engines DIR (build it with export/build_engines.py), or pass --runner torch"
         )
     if weights or clip:
         raise UserError("--weights and --clip belong to --runner torch; the engines hold their own weights")
@@ -141,4 +158,4 @@ def open_runners(
 
     if read_manifest(engines).seed is not None:
         warn(("THESE ENGINES HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one",))
-    return open_engines(engines)
+    return open_engines(engines, _FORMATS[runner], precision)

@@ -5,8 +5,6 @@ integer weights of 22 bits, so each axis is two matrix products whose factors ha
 are exact in float32, and the products even in TF32.
 """
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +12,20 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 MULTIPLE = 32
 
-_WEIGHT_BITS, _LOW_BITS = 22, 11
+_WHOLE, _LOW = 2**22, 2**11
+
+
+# An export's sizes are symbols, which torch.sym_min keeps; TorchScript knows only plain integers.
+def _least(a: int, b: int) -> int:
+    if torch.jit.is_scripting():
+        return min(a, b)
+    return torch.sym_min(a, b)  # type: ignore[return-value]
+
+
+def _most(a: int, b: int) -> int:
+    if torch.jit.is_scripting():
+        return max(a, b)
+    return torch.sym_max(a, b)  # type: ignore[return-value]
 
 
 def resized_size(
@@ -25,45 +36,51 @@ def resized_size(
 
     Integer arithmetic without branches, so that it also holds for the symbolic sizes of an export.
     """
-    scales = [(short_side, torch.sym_min(height, width)), (long_side, torch.sym_max(height, width))]
+    scales = [(short_side, _least(height, width)), (long_side, _most(height, width))]
     if limit is not None:
         scales += [(limit[0], height), (limit[1], width)]
-
-    def scaled(side: int) -> int:
-        rounded = [(2 * target * side + source) // (2 * source) for target, source in scales]
-        size: int = torch.sym_max(functools.reduce(torch.sym_min, rounded), 1)  # type: ignore[assignment]
-        return size
-
-    return scaled(height), scaled(width)
+    new_height, new_width = _rounded(height, scales[0]), _rounded(width, scales[0])
+    for scale in scales[1:]:
+        new_height, new_width = _least(new_height, _rounded(height, scale)), _least(new_width, _rounded(width, scale))
+    return _most(new_height, 1), _most(new_width, 1)
 
 
-def padded_size(height: int, width: int) -> tuple[int, int]:
+def _rounded(side: int, scale: tuple[int, int]) -> int:
+    """A side times target / source, rounded half up."""
+    target, source = scale
+    return (2 * target * side + source) // (2 * source)
+
+
+# TorchScript reads no constants of a module, but default arguments.
+def padded_size(height: int, width: int, multiple: int = MULTIPLE) -> tuple[int, int]:
     """Both sides rounded up to a multiple of 32."""
-    return (height + MULTIPLE - 1) // MULTIPLE * MULTIPLE, (width + MULTIPLE - 1) // MULTIPLE * MULTIPLE
+    return (height + multiple - 1) // multiple * multiple, (width + multiple - 1) // multiple * multiple
 
 
-def resize_weights(source: int, target: int, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def resize_weights(
+    source: int, target: int, rows: int, device: torch.device, whole: int = _WHOLE, low: int = _LOW
+) -> tuple[Tensor, Tensor]:
     """PIL's triangle filter for one axis as integer weights of 22 bits, split into 11 high and 11 low bits.
 
     Two float32 [rows, source]; rows from `target` on are zero (padding).
     """
     out = torch.arange(rows, device=device)[:, None]
     pixel = torch.arange(source, device=device)[None]
-    reach: int = 2 * torch.sym_max(source, target)  # type: ignore[assignment]
+    reach = 2 * _most(source, target)
     triangle = (reach - ((2 * pixel + 1) * target - (2 * out + 1) * source).abs()).clamp(min=0)
     total = triangle.sum(1, keepdim=True).clamp(min=1)
     # floor_divide exports as an integer division; torch.div would go through float32 and lose bits.
-    weight = torch.floor_divide(triangle * 2 ** (_WEIGHT_BITS + 1) + total, 2 * total)
+    weight = torch.floor_divide(triangle * (2 * whole) + total, 2 * total)
     weight = weight * (out < target)
-    high = torch.floor_divide(weight, torch.full_like(weight, 2**_LOW_BITS))
-    return high.float(), (weight - high * 2**_LOW_BITS).float()
+    high = torch.floor_divide(weight, torch.full_like(weight, low))
+    return high.float(), (weight - high * low).float()
 
 
-def _round(high: Tensor, low: Tensor) -> Tensor:
+def _round(high: Tensor, low: Tensor, carry: float = _LOW / _WHOLE, unit: float = 1 / _WHOLE) -> Tensor:
     """floor((high * 2^11 + low) / 2^22 + 1/2), exactly, for integer sums in float32."""
-    high = high * 2.0 ** (_LOW_BITS - _WEIGHT_BITS) + 0.5
+    high = high * carry + 0.5
     whole = high.floor()
-    return (whole + ((high - whole) + low * 2.0**-_WEIGHT_BITS).floor()).clamp(0, 255)
+    return (whole + ((high - whole) + low * unit).floor()).clamp(0, 255)
 
 
 def resize_and_pad(frames: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
@@ -94,12 +111,15 @@ class FramePreparation(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, snippets, height, width, _ = frames.shape
         size = resized_size(height, width, self.short_side, self.long_side, self.size)
-        padded = self.size or padded_size(*size)
-        resized = resize_and_pad(frames.flatten(0, 1).permute(0, 3, 1, 2).float(), size, padded)
+        padded = padded_size(size[0], size[1])
+        if self.size is not None:
+            padded = self.size
+        resized = resize_and_pad(frames.float().flatten(0, 1).permute(0, 3, 1, 2), size, padded)
         inside = (torch.arange(padded[0], device=frames.device) < size[0])[:, None] & (
             torch.arange(padded[1], device=frames.device) < size[1]
         )
         images = torch.where(inside, (resized - self.mean) / self.std, 0.0)
-        resized = resized.permute(0, 2, 3, 1).to(torch.uint8).reshape(batch, snippets, *padded, 3)
+        # TensorRT knows uint8 only at the border: cast first and last.
+        resized = resized.permute(0, 2, 3, 1).reshape(batch, snippets, *padded, 3).to(torch.uint8)
         sizes = torch.stack([torch.full((), side, dtype=torch.int64, device=frames.device) for side in size])
         return images.reshape(batch, snippets, 3, *padded), resized, sizes

@@ -30,10 +30,25 @@ def ms_deform_attn(value: Tensor, level_shapes: LevelShapes, locations: Tensor, 
     return out.reshape(n, heads * dim, queries).transpose(1, 2)
 
 
+def ms_deform_attn_fused(
+    value: Tensor, level_shapes: LevelShapes, reference_points: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """The op on what the layers give: softmax over all L * P points, locations from reference points and offsets.
+
+    value [N, S, M, D]; level_shapes: (h, w) of each level; reference_points [N or 1, Q, L or 1, 2] as (x, y) in [0, 1];
+    offsets [N, Q, M, L, P, 2] in pixels of their level; logits [N, Q, M, L, P]. Returns [N, Q, M * D].
+    """
+    weights = logits.flatten(3).softmax(-1).reshape(logits.shape)
+    # torch.full, because an exported size may be symbolic.
+    sizes = torch.stack([torch.stack([_scalar(w, offsets), _scalar(h, offsets)]) for h, w in level_shapes])
+    locations = reference_points[:, :, None, :, None] + offsets / sizes[:, None]
+    return ms_deform_attn(value, level_shapes, locations, weights)
+
+
 class MSDeformAttn(nn.Module):
     """Multi-scale deformable attention with learned offsets and weights.
 
-    forward: query [N, Q, C], reference_points [N or 1, Q, L, 2] as (x, y) in [0, 1], src [N, S, C] -> [N, Q, C].
+    forward: query [N, Q, C], reference_points [N or 1, Q, L or 1, 2] as (x, y) in [0, 1], src [N, S, C] -> [N, Q, C].
     """
 
     def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
@@ -66,12 +81,8 @@ class MSDeformAttn(nn.Module):
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(src).reshape(n, -1, heads, dim // heads)
         offsets = self.sampling_offsets(query).reshape(n, queries, heads, levels, points, 2)
-        weights = self.attention_weights(query).reshape(n, queries, heads, levels * points).softmax(-1)
-        weights = weights.reshape(n, queries, heads, levels, points)
-        # Offsets are in pixels of their level; torch.full, because an exported size may be symbolic.
-        sizes = torch.stack([torch.stack([_scalar(w, query), _scalar(h, query)]) for h, w in level_shapes])
-        locations = reference_points[:, :, None, :, None] + offsets / sizes[:, None]
-        return self.output_proj(ms_deform_attn(value, level_shapes, locations, weights))
+        logits = self.attention_weights(query).reshape(n, queries, heads, levels, points)
+        return self.output_proj(ms_deform_attn_fused(value, level_shapes, reference_points, offsets, logits))
 
 
 def _scalar(size: int, like: Tensor) -> Tensor:
@@ -79,11 +90,11 @@ def _scalar(size: int, like: Tensor) -> Tensor:
 
 
 def grid_reference_points(level_shapes: LevelShapes, like: Tensor) -> Tensor:
-    """Centre of each token in its own level as (x, y) in [0, 1], the same for every sampled level: [1, S, L, 2]."""
+    """Centre of each token in its own level as (x, y) in [0, 1], the same for every sampled level: [1, S, 1, 2]."""
     points = []
     for height, width in level_shapes:
         y = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height
         x = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) / width
         grid = torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)], dim=-1)
         points.append(grid.reshape(height * width, 2))
-    return torch.cat(points)[None, :, None].expand(1, -1, len(level_shapes), 2)
+    return torch.cat(points)[None, :, None]

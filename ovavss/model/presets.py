@@ -205,11 +205,12 @@ PRESETS: dict[str, Preset] = {
             # Most blocks at stride 8: there an object spans three cells, and each must tell its form.
             backbone=ResNetConfig(blocks=(1, 3, 2, 1), stem_channels=32, bottleneck_channels=24, out_channels=48),
             clip=ClipConfig(name="tiny", image_size=32, embed_dim=64, context_length=32, architecture=_TINY_CLIP),
-            # Nothing after the second pooling looks across mel, and no layer is fully connected: each eighth of the mel
-            # axis gets its own 16 of the 128 values, by the same weights, so that a pattern is known in any register.
+            # Nothing after the second pooling looks across mel: each eighth of the mel axis gets 16 values by
+            # the same weights, so that a pattern is known in any register. The fully connected layers turn them into
+            # which pattern is in which register, which patterns there are, and which registers sound.
             audio=AudioEncoderConfig(
                 layers=(16, "M", 32, "M", (64, (3, 1)), "M", (64, (3, 1)), (16, (3, 1)), ("M", (12, 1))),
-                fully_connected=(),
+                fully_connected=(96, 64),
             ),
             fusion=FusionConfig(embed_dim=128, num_heads=4, dropout=0.0),
             pixel_decoder=PixelDecoderConfig(num_layers=2, num_heads=4, num_points=2, ffn_dim=384, num_groups=8),

@@ -4,40 +4,86 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
-from ovavss.model.graphs import GRAPHS, Models, graph_modules, graph_specs
 from ovavss.model.presets import PRESETS, Preset
-from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
 from ovavss.runtime.write import write_json
 
+if TYPE_CHECKING:
+    from ovavss.model.graphs import GraphSpec, Models
+    from ovavss.runtime.runner import Runner
+
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "ovavss-engines", 1
+FORMAT, VERSION = "ovavss-engines", 2
+
+
+class Format(StrEnum):
+    """What a graph becomes."""
+
+    ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+
+
+class Precision(StrEnum):
+    """Type of the products inside a graph; its inputs and outputs do not change."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+_SUFFIXES = {Format.ONNX: "onnx", Format.TORCHSCRIPT: "torchscript.pt", Format.TENSORRT: "plan",
+             Format.TENSORRT_RTX: "rtx.plan"}  # fmt: skip
+
+
+def artifact_key(form: Format, precision: Precision) -> str:
+    """The manifest's name of an artifact of a graph, e.g. `onnx` or `tensorrt_rtx-fp16`."""
+    return form.value if precision is Precision.FP32 else f"{form}-{precision}"
+
+
+def artifact_file(graph: str, form: Format, precision: Precision) -> str:
+    """Its file name, e.g. `usslm.onnx` or `usslm.fp16.rtx.plan`."""
+    middle = "" if precision is Precision.FP32 else f".{precision}"
+    return f"{graph}{middle}.{_SUFFIXES[form]}"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file: its name, SHA-256, bytes, seconds to build, and its measured difference from PyTorch."""
+    """One file: its name, SHA-256, bytes, seconds to build, the fingerprint of all that it was built from, its measured
+    difference from PyTorch, and, where it could not be run, the reason."""
 
     file: str
     sha256: str
     size: int
     seconds: float
+    built_from: str
     difference: dict[str, float] = field(default_factory=dict)
+    not_run: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was built from what. `size`: the fixed network size, or None; `weights`: SHA-256 by file name."""
+    """What was built from what.
+
+    `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `body`: arithmetic of the deformable
+    attention's local function; `gpu`: name of the GPU on which engines were built, or None; `graphs`: artifacts of each
+    graph by `artifact_key`; `request`: fingerprint of the last finished command.
+    """
 
     preset: str
     size: tuple[int, int] | None
     weights: dict[str, str]
     seed: int | None
+    body: str
     versions: dict[str, str]
-    graphs: dict[str, Artifact]
+    gpu: str | None
+    graphs: dict[str, dict[str, Artifact]]
+    request: str = ""
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` under a temporary name, then rename."""
@@ -63,35 +109,66 @@ def read_manifest(folder: Path) -> Manifest:
         content: dict[str, Any] = json.loads(path.read_text())
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION) or content["preset"] not in PRESETS:
             raise ValueError
-        graphs = {name: Artifact(**artifact) for name, artifact in content.pop("graphs").items()}
+        graphs = {
+            name: {key: Artifact(**artifact) for key, artifact in artifacts.items()}
+            for name, artifacts in content.pop("graphs").items()
+        }
         size = content.pop("size")
         return Manifest(**content, graphs=graphs, size=tuple(size) if size else None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a manifest of this version; {how}") from error
 
 
-def open_engines(folder: Path) -> tuple[Preset, dict[str, Runner]]:
-    """The ONNX Runtime runners of an engines folder.
+def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format, precision: Precision) -> Path:
+    """The file of one artifact; UserError where it is missing or is not the file that the manifest describes."""
+    artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, precision))
+    path = folder / (artifact.file if artifact else artifact_file(graph, form, precision))
+    if artifact is None or not path.exists():
+        wanted = f"--formats {form} --precision {precision}"
+        raise UserError(f"{folder} lacks the graph '{graph}' ({path.name}); build the folder again with {wanted}")
+    if sha256(path) != artifact.sha256:
+        raise UserError(f"{path} is not the file that was built (its SHA-256 differs from {MANIFEST}); build it again")
+    return path
 
-    Raises UserError where a graph is missing or is not the file that the manifest describes.
+
+def open_engines(
+    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32
+) -> "tuple[Preset, dict[str, Runner]]":
+    """The runners of an engines folder, in one format and precision.
+
+    Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
+    its hardware is missing.
     """
+    from ovavss.model.graphs import GRAPHS, graph_specs
+
     manifest = read_manifest(folder)
     specs = graph_specs(PRESETS[manifest.preset], manifest.size)
-    runners: dict[str, Runner] = {}
-    for name in GRAPHS:
-        artifact = manifest.graphs.get(name)
-        path = folder / (artifact.file if artifact else f"{name}.onnx")
-        if artifact is None or not path.exists():
-            raise UserError(f"{folder} lacks the graph '{name}' ({path.name}); build the folder again")
-        if sha256(path) != artifact.sha256:
-            raise UserError(
-                f"{path} is not the file that was built (its SHA-256 differs from {MANIFEST}); build it again"
-            )
-        runners[name] = OnnxRuntimeRunner(specs[name], path)
+    runners = {
+        name: open_artifact(specs[name], checked_artifact(folder, manifest, name, form, precision), form)
+        for name in GRAPHS
+    }
     return PRESETS[manifest.preset], runners
 
 
-def torch_runners(models: Models, names: Iterable[str] = GRAPHS) -> dict[str, Runner]:
+def open_artifact(spec: "GraphSpec", path: Path, form: Format) -> "Runner":
+    """One file in the runtime of its format."""
+    if form is Format.ONNX:
+        from ovavss.runtime.runner import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(spec, path)
+    if form is Format.TORCHSCRIPT:
+        from ovavss.runtime.runner import TorchScriptRunner
+
+        return TorchScriptRunner(spec, path)
+    from ovavss.runtime.tensorrt_runner import TensorRTRunner
+
+    return TensorRTRunner(spec, path, rtx=form is Format.TENSORRT_RTX)
+
+
+def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":
     """PyTorch runners of a model."""
+    from ovavss.model.graphs import GRAPHS, graph_modules, graph_specs
+    from ovavss.runtime.runner import TorchRunner
+
     specs, modules = graph_specs(models.preset), graph_modules(models)
-    return {name: TorchRunner(specs[name], modules[name]) for name in names}
+    return {name: TorchRunner(specs[name], modules[name]) for name in names or GRAPHS}

@@ -1,5 +1,6 @@
 """A runner loads one graph in one runtime and maps arrays by name."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,27 @@ class TorchRunner(Runner):
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
         with torch.inference_mode():
+            outputs = self.module(*(inputs[i.name] for i in self.spec.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {o.name: output for o, output in zip(self.spec.outputs, outputs)}
+
+
+class TorchScriptRunner(Runner):
+    """A TorchScript file, on the CPU or wherever its inputs are moved by the caller."""
+
+    def __init__(self, spec: GraphSpec, path: Path) -> None:
+        super().__init__(spec)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # deprecated, and still what many servers load
+                self.module = torch.jit.load(path, map_location="cpu").eval()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"{path} is not a TorchScript file ({reason}); build it again") from error
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        # The profiling executor compiles anew for each shape, for seconds: the plain interpreter is faster here.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
             outputs = self.module(*(inputs[i.name] for i in self.spec.inputs))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return {o.name: output for o, output in zip(self.spec.outputs, outputs)}

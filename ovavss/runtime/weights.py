@@ -19,8 +19,8 @@ from ovavss.model.clip import build_clip
 from ovavss.model.graphs import Models
 from ovavss.model.presets import ClipConfig, Preset
 from ovavss.model.usslm import USSLM
+from ovavss.runtime.shipped import shipped_weights
 
-SHIPPED = Path(__file__).parents[1] / "weights"
 # OpenAI's archives hold these beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -44,12 +44,6 @@ class LoadedModels:
     warnings: tuple[str, ...]
 
 
-def shipped_weights(preset: Preset) -> Path | None:
-    """The trained weights that come with the package, for presets that have some."""
-    path = SHIPPED / f"{preset.name}.safetensors"
-    return path if path.exists() else None
-
-
 def build_models(preset: Preset, seed: int = 0) -> Models:
     """The whole model with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -65,7 +59,7 @@ def load_models(preset: Preset, source: WeightsSource) -> LoadedModels:
     """
     models = build_models(preset, source.seed)
     files = list(source.files)
-    shipped = shipped_weights(preset)
+    shipped = shipped_weights(preset.name)
     if not files and shipped is not None:
         files = [shipped]
     if not files and source.clip is None:

@@ -1,8 +1,12 @@
 """Pretraining of tiny's audio encoder: which pattern, if any, sounds in each register of a patch.
 
-VGGish comes to the published model pretrained on labelled sounds; this is its counterpart. The classification head is
-one layer shared by all eight cells of the mel axis and thrown away afterwards: no weight knows a register, so a pattern
-is recognised in registers where it was never heard. Only base combinations are heard here.
+VGGish comes to the published model pretrained on labelled sounds; this is its counterpart. One linear layer, shared by
+all eight cells of the mel axis, says which patterns are in a cell: no weight knows a register, so a pattern is
+recognised in registers where it was never heard. Only base combinations are heard here.
+
+Afterwards that layer is written into VGGish's fully connected ones, which add what a localiser could not learn from
+base combinations: a pattern in any register at all, and a register with any pattern at all. Both are sums over cells
+with the same weights, so they hold for unheard combinations too.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -15,10 +19,11 @@ from torch.nn import functional as F
 from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS, WorldConfig, render_audio, sample_scene
 from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS
 from ovavss.model.audio_encoder import AudioEncoder, LogMel
-from ovavss.model.presets import Preset
 from ovavss.training.schedule import Ema, Report, warm_cosine
 
 CELLS = 8
+PAIR_SCALE = 0.25
+SATURATION = 4.0  # a logit from which on a pattern counts as surely there
 # Up to four sounds at once over a noise floor from inaudible to loud: harder than the world's own clips.
 LISTENING = WorldConfig(
     object_counts=(0.1, 0.35, 0.35, 0.2), sounding_counts=(0.3, 0.45, 0.25), p_silent=0.04, p_off_screen_only=0.1,
@@ -61,16 +66,46 @@ def many_patches(seed: int, clips: int, workers: int) -> tuple[Tensor, Tensor]:
 
 
 class CellClassifier(nn.Module):
-    """An audio encoder's VGGish under one linear layer shared by the cells: patches [n, 96, 64] -> logits [n, 8, 7]."""
+    """VGGish's convolutions under one linear layer shared by the cells: patches [n, 96, 64] -> logits [n, 8, 6], one
+    for each pattern."""
 
-    def __init__(self, encoder: AudioEncoder, preset: Preset) -> None:
+    def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()
-        self.vggish = encoder.vggish
-        self.head = nn.Linear(preset.audio_dim // CELLS, len(FORMS) + 1)
+        self.features = encoder.vggish.features
+        first = encoder.vggish.embeddings[0]
+        assert isinstance(first, nn.Linear)
+        self.head = nn.Linear(first.in_features // CELLS, len(FORMS))
 
     def forward(self, patches: Tensor) -> Tensor:
         # VGGish flattens (time 1, mel 8, channel 16), so each cell has its own 16 values.
-        return self.head(self.vggish(patches).unflatten(1, (CELLS, -1)))
+        return self.head(self.features(patches[:, None]).permute(0, 2, 3, 1).flatten(2)[:, 0].unflatten(1, (CELLS, -1)))
+
+
+@torch.no_grad()
+def write_embeddings(encoder: AudioEncoder, head: nn.Linear) -> None:
+    """The shared layer as VGGish's two fully connected layers.
+
+    The first gives max(e, 0) and max(e - 4, 0) of each pattern's logit e in each cell; the second their difference over
+    4, which is 0 where the pattern is not and 1 where it surely is: 48 values (cell, pattern) times 0.25, then for each
+    pattern the sum over cells, then for each cell the sum over patterns, then zeros.
+    """
+    first, second = (layer for layer in encoder.vggish.embeddings if isinstance(layer, nn.Linear))
+    patterns, inputs = head.weight.shape
+    pairs = CELLS * patterns
+    for layer in (first, second):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    for cell in range(CELLS):
+        for shift in (0, 1):
+            rows = slice(shift * pairs + cell * patterns, shift * pairs + (cell + 1) * patterns)
+            first.weight[rows, cell * inputs : (cell + 1) * inputs] = head.weight
+            first.bias[rows] = head.bias - shift * SATURATION
+    present = torch.cat([torch.eye(pairs), -torch.eye(pairs)], dim=1) / SATURATION
+    # The localiser should lean on what holds for unheard combinations, and on the pairs only to tell two sounds apart.
+    second.weight[:pairs] = PAIR_SCALE * present
+    by_cell = present.unflatten(0, (CELLS, patterns))
+    second.weight[pairs : pairs + patterns] = by_cell.sum(0)
+    second.weight[pairs + patterns : pairs + patterns + CELLS] = by_cell.sum(1)
 
 
 def roughen(patches: Tensor) -> Tensor:
@@ -89,21 +124,21 @@ def roughen(patches: Tensor) -> Tensor:
 
 
 def pretrain_audio_encoder(
-    encoder: AudioEncoder, preset: Preset, steps: int, clips: int, seed: int, report: Report, workers: int = 2
+    encoder: AudioEncoder, steps: int, clips: int, seed: int, report: Report, workers: int = 2
 ) -> CellClassifier:
     """Trains the encoder in place for `steps` of 128 patches; returns it with its head."""
     patches, labels = many_patches(seed, clips, workers)
     torch.manual_seed(seed)
-    model = CellClassifier(encoder, preset).train()
+    model = CellClassifier(encoder).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     ema = Ema(model, 0.99)
-    # Most cells are silent; without the weight the sounds would be a twentieth of the loss.
-    weight = torch.tensor([0.25] + [1.0] * len(FORMS))
     for step in range(steps):
         index = torch.randint(len(patches), (128,))
         batch = roughen(patches[index].float())
         logits = model(batch)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels[index].flatten(), weight)
+        present = F.one_hot(labels[index], len(FORMS) + 1)[..., 1:].float()
+        # Few patterns are there: without the weight they would be a thirtieth of the loss.
+        loss = F.binary_cross_entropy_with_logits(logits, present, pos_weight=torch.tensor(4.0))
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * warm_cosine(step, steps, 50)
         optimizer.zero_grad(set_to_none=True)
@@ -111,9 +146,10 @@ def pretrain_audio_encoder(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)
-        right = (logits.argmax(-1) == labels[index]).all(1).float().mean().item()
+        right = ((logits > 0) == (present > 0)).flatten(1).all(1).float().mean().item()
         report(step, {"loss": loss.item(), "accuracy": right})
     ema.copy_to(model)
+    write_embeddings(encoder, model.head)
     return model.eval()
 
 
@@ -126,7 +162,8 @@ def hearing_accuracy(
     for start in range(0, clips, 50):
         patches, labels = heard_patches(seed, range(start, min(start + 50, clips)), categories)
         chosen = (labels > 0).sum(1) == sounds
-        right += int((model(patches[chosen].float()).argmax(-1) == labels[chosen]).all(1).sum())
+        present = F.one_hot(labels[chosen], len(FORMS) + 1)[..., 1:] > 0
+        right += int(((model(patches[chosen].float()) > 0) == present).flatten(1).all(1).sum())
         total += int(chosen.sum())
     return right / max(total, 1)
 

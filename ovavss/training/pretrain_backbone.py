@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import COLOURS, FORMS
+from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.presets import Preset
 from ovavss.model.resnet import ResNet
@@ -20,6 +20,26 @@ from ovavss.training.world import RenderedWorld
 
 _STRIDE = 8
 _LEVEL_WEIGHTS = (1.0, 1.0, 0.3, 1.0)  # res5 has a cell for every 32 pixels: too coarse for most objects
+
+
+def _seen() -> Tensor:
+    """Which forms a colour was seen with: bool [7, 7], row and column 0 for "nothing"."""
+    seen = torch.ones(len(COLOURS) + 1, len(FORMS) + 1, dtype=torch.bool)
+    seen[1:, 1:] = torch.tensor([c in BASE for c in range(len(COLOURS) * len(FORMS))]).reshape(len(COLOURS), -1)
+    return seen
+
+
+SEEN = _seen()
+
+
+def loss_among_seen(logits: Tensor, label: Tensor, possible: Tensor) -> Tensor:
+    """Cross-entropy over the classes that training could have shown: logits [n, k, h, w], label [n, h, w], possible
+    bool [n, h, w, k].
+
+    Without it a head learns that red is never a star, since no red star is in training, and says so of the first one
+    that it meets: of novel objects 4 % of the pixels had the right form, of base ones 90 %.
+    """
+    return F.cross_entropy(logits.masked_fill(~possible.movedim(-1, 1), float("-inf")), label, ignore_index=-1)
 
 
 class PixelClassifier(nn.Module):
@@ -60,10 +80,35 @@ def seen_labels(world: RenderedWorld, clips: np.ndarray, frames: np.ndarray) -> 
     return images, torch.where(inside, colour, 0), torch.where(inside, form, 0)
 
 
+def colour_and_form_loss(colour: Tensor, form: Tensor, colours: Tensor, forms: Tensor) -> Tensor:
+    """Both losses: logits [n, 7, h, w] and labels int64 [n, h, w], 0 = nothing."""
+    return loss_among_seen(colour, colours, SEEN.T[forms]) + loss_among_seen(form, forms, SEEN[colours])
+
+
+def other_hues(images: Tensor) -> Tensor:
+    """Normalised images [n, 3, H, W], each with its hue turned by 25 to 35 degrees to one side and its saturation drawn
+    from [0, 1]: colours between the world's six, which no category has."""
+    degrees = (25 + 10 * torch.rand(len(images))) * (2.0 * torch.randint(0, 2, (len(images),)) - 1)
+    angle = degrees * (torch.pi / 180)
+    saturation = torch.rand(len(images)).sqrt()
+    # A turn about the grey axis (Rodrigues' formula).
+    cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    along = torch.full((3, 3), 1 / 3)
+    across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
+    turn = cosine * torch.eye(3) + (1 - cosine) * along + sine * across
+    turn = saturation[:, None, None] * turn + (1 - saturation[:, None, None]) * along
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    pixels = torch.einsum("nij,njhw->nihw", turn, images * std + mean).clamp(0, 255)
+    return (pixels - mean) / std
+
+
 def pretrain_backbone(
     backbone: ResNet, preset: Preset, world: RenderedWorld, steps: int, seed: int, report: Report
 ) -> None:
-    """Trains the backbone in place for `steps` of 40 frames."""
+    """Trains the backbone in place for `steps` of 40 frames.
+
+    Half of them are in other hues and teach form alone: a form that is known in colours of no category is known in any.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     thaw_batch_norm(backbone)
@@ -74,17 +119,20 @@ def pretrain_backbone(
         images, *labels = seen_labels(world, clips, frames)
         if rng.random() < 0.5:
             images, labels = images.flip(-1), [label.flip(-1) for label in labels]
+        half = len(images) // 2
+        images = torch.cat([images[:half], other_hues(images[half:])])
         pairs = model(images)
         loss = torch.zeros(())
-        for weight, pair in zip(_LEVEL_WEIGHTS, pairs):
-            loss = loss + weight * sum(F.cross_entropy(a, b) for a, b in zip(pair, labels))
+        for weight, (colour, form) in zip(_LEVEL_WEIGHTS, pairs):
+            coloured = colour_and_form_loss(colour[:half], form[:half], labels[0][:half], labels[1][:half])
+            loss = loss + weight * (coloured + F.cross_entropy(form[half:], labels[1][half:]))
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * warm_cosine(step, steps, 50)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        inside = labels[0] > 0
-        right = [(a.argmax(1) == b)[inside].float().mean().item() for a, b in zip(pairs[0], labels)]
+        inside = labels[0][:half] > 0
+        right = [(a[:half].argmax(1) == b[:half])[inside].float().mean().item() for a, b in zip(pairs[0], labels)]
         report(step, {"loss": loss.item(), "colour": right[0], "form": right[1]})
     freeze_batch_norm(backbone)

@@ -1,10 +1,12 @@
 """Pretraining of tiny's fusion and pixel decoder: to compare what is seen with what is heard, pixel by pixel.
 
-A localiser that starts from nothing matches colour with register and stops there: to compare form with pattern as well
-it must first find the pattern that sounds in the register of a pixel's own colour, a step that no mask rewards. Here
-the first encoder layer is asked for just that (besides colour and form), and the last for what sounds, on single frames
-with sounds chosen against them. Base combinations only; all heads are thrown away afterwards.
+A localiser that starts from nothing matches colour with register and stops there, since that alone is right most of the
+time. Here the first encoder layer is asked whether the own colour's register sounds and whether the own form's pattern
+does (besides colour and form), and the last what sounds, on single frames with sounds chosen against them. Base
+combinations only; a quarter of the frames are in other hues and teach form alone. All heads are thrown away afterwards.
 """
+
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -14,25 +16,27 @@ from torch.nn import functional as F
 from ovavss.data.sounding_shapes import COLOURS, FORMS
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.usslm import USSLM
+from ovavss.training.pretrain_backbone import colour_and_form_loss, other_hues
 from ovavss.training.schedule import Report, warm_cosine
 from ovavss.training.sound_bank import SoundBank
 from ovavss.training.world import RenderedWorld
 
 _STRIDE = 8
-FRAMES = 24
+COLOURED, OTHER_HUES = 18, 6  # frames of a step
 
 
 class Comparison(nn.Module):
     """The localiser up to its mask features under heads of one layer.
 
-    forward: images float32 [n, 3, H, W], tokens float32 [n, 128] -> colour, form and pattern in the register of the own
-    colour, each [n, 7, H/8, W/8] (0 = none), what sounds [n, 1, H/8, W/8] and the same at stride 4.
+    forward: images float32 [n, 3, H, W], tokens float32 [n, 64] -> colour and form, each [n, 7, H/8, W/8] (0 = none);
+    whether the own colour's register sounds and whether the own form's pattern does [n, 2, H/8, W/8]; what sounds
+    [n, 1, H/8, W/8] and the same at stride 4.
     """
 
     def __init__(self, usslm: USSLM, dim: int) -> None:
         super().__init__()
         self.backbone, self.pixel_decoder = usslm.backbone, usslm.pixel_decoder
-        self.first = nn.Conv2d(dim, len(COLOURS) + 1 + 2 * (len(FORMS) + 1), 1)
+        self.first = nn.Conv2d(dim, len(COLOURS) + len(FORMS) + 4, 1)
         self.sounding = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(2))
         for head in (self.first, *self.sounding):
             assert isinstance(head, nn.Conv2d)
@@ -45,66 +49,88 @@ class Comparison(nn.Module):
         decoded = self.pixel_decoder(self.backbone(images), audio)
         finest = decoded.multi_scale[-1]
         tokens = self.tokens.pop()[:, -finest.shape[2] * finest.shape[3] :].transpose(1, 2).reshape(finest.shape)
-        colour, form, heard = self.first(tokens).split((len(COLOURS) + 1, len(FORMS) + 1, len(FORMS) + 1), 1)
+        colour, form, heard = self.first(tokens).split((len(COLOURS) + 1, len(FORMS) + 1, 2), 1)
         return [colour, form, heard, self.sounding[0](finest), self.sounding[1](decoded.mask_features)]
 
 
-def compared_frames(
-    world: RenderedWorld, bank: SoundBank, count: int, rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Images float32 [n, 3, 96, 96], tokens float32 [n, 128], instances int64 [n, 96, 96] and, for instance 0 (nothing)
-    to 4, its category int64 [n, 5] (-1 = none) and what sounds in its register int64 [n, 5] (0 = nothing, else form
-    + 1)."""
+@dataclass
+class Frames:
+    """images float32 [n, 3, 96, 96]; tokens float32 [n, 64]; instances int64 [n, 96, 96] (0 = nothing); and, for
+    instance 0 to 4, its category int64 [n, 5] (-1 = none) and float [n, 5, 3]: whether its colour's register sounds,
+    its form's pattern does, it itself does."""
+
+    images: Tensor
+    tokens: Tensor
+    instances: Tensor
+    categories: Tensor
+    heard: Tensor
+
+    def part(self, which: slice) -> "Frames":
+        """Some of the frames."""
+        return Frames(*(getattr(self, field.name)[which] for field in fields(self)))
+
+
+def compared_frames(world: RenderedWorld, bank: SoundBank, count: int, rng: np.random.Generator) -> Frames:
+    """Random frames of the world, each with a sound chosen against one of its objects."""
     clips, snippets = rng.integers(len(world), size=count), rng.integers(world.frames.shape[1], size=count)
     images, tokens, instances, categories, heard = [], [], [], [], []
     for clip, snippet in zip(clips, snippets):
-        seen = world.categories[clip].astype(np.int64)
+        seen = np.concatenate([[-1], world.categories[clip].astype(np.int64)])
         sound = bank.choose(int(rng.choice(seen[seen >= 0])), rng)
         flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
         images.append(np.array(world.frames[clip, snippet][:, flip]))
-        instances.append(np.array(world.instances[clip, snippet][:, flip]))
+        instances.append(np.array(world.instances[clip, snippet][:, flip]).astype(np.int64))
         tokens.append(bank.tokens[sound])
-        registers = bank.heard[sound].reshape(len(COLOURS), len(FORMS))
-        patterns = np.where(registers.any(1), registers.argmax(1) + 1, 0)
-        categories.append(np.concatenate([[-1], seen]))
-        heard.append(np.concatenate([[0], np.where(seen >= 0, patterns[seen // len(FORMS)], 0)]))
+        by_register = bank.heard[sound].reshape(len(COLOURS), len(FORMS))
+        colour, form = np.divmod(seen, len(FORMS))
+        truth = [by_register.any(1)[colour], by_register.any(0)[form], bank.heard[sound][seen]]
+        categories.append(seen)
+        heard.append(np.stack(truth, 1) & (seen >= 0)[:, None])
     normalised = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     normalised = (normalised - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
-    integers = (torch.from_numpy(np.stack(x)).long() for x in (instances, categories, heard))
-    return normalised, torch.stack(tokens), *integers  # type: ignore[return-value]
+    places, objects = (torch.from_numpy(np.stack(x)) for x in (instances, categories))
+    return Frames(normalised, torch.stack(tokens), places, objects, torch.from_numpy(np.stack(heard)).float())
 
 
-def _losses(
-    outputs: list[Tensor], instances: Tensor, categories: Tensor, heard: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss, and on the pixels of objects: share of colours, forms and patterns that are right; and, of those whose
-    register sounds, how often it is said that they sound where they do and where they do not."""
+def spread(values: Tensor, instances: Tensor, stride: int) -> Tensor:
+    """What holds of an instance, on its pixels: values [n, 5], instances [n, H, W] -> [n, H / stride, W / stride]."""
+    cells = instances[:, stride // 2 :: stride, stride // 2 :: stride]
+    return values.gather(1, cells.flatten(1)).reshape(cells.shape)
 
-    def spread(values: Tensor, stride: int) -> Tensor:
-        cells = instances[:, stride // 2 :: stride, stride // 2 :: stride]
-        return values.gather(1, cells.flatten(1)).reshape(cells.shape)
 
-    colour, form, pattern, coarse, fine = outputs
-    category, sound = spread(categories, _STRIDE), spread(heard, _STRIDE)
+def _form_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
+    """Of frames in other hues: form alone."""
+    category = spread(frames.categories, frames.instances, _STRIDE)
+    return F.cross_entropy(outputs[1], torch.where(category >= 0, category % len(FORMS) + 1, 0))
+
+
+def _losses(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, float]]:
+    """The loss, and on the pixels of objects: share of colours, forms and the two comparisons that are right; and, of
+    those whose register sounds, how often it is said that they sound where they do and where they do not."""
+    colour, form, heard, coarse, fine = outputs
+    category = spread(frames.categories, frames.instances, _STRIDE)
     inside = category >= 0
-    loss = F.cross_entropy(colour, torch.where(inside, category // len(FORMS) + 1, 0))
-    loss = loss + F.cross_entropy(form, torch.where(inside, category % len(FORMS) + 1, 0))
-    loss = loss + F.cross_entropy(pattern, torch.where(inside, sound, -1), ignore_index=-1)
-    sounds = (categories >= 0) & (heard == categories % len(FORMS) + 1)
+    colours = torch.where(inside, category // len(FORMS) + 1, 0)
+    loss = colour_and_form_loss(colour, form, colours, torch.where(inside, category % len(FORMS) + 1, 0))
+    register, pattern, sounds = (spread(x, frames.instances, _STRIDE) for x in frames.heard.unbind(2))
+    compared = torch.stack([register, pattern], 1)
+    each = F.binary_cross_entropy_with_logits(heard, compared, reduction="none")
+    loss = loss + 2 * (each * inside[:, None]).sum() / inside.sum()
     for logits, stride in ((coarse, 8), (fine, 4)):
-        truth = spread(sounds.long(), stride).float()
-        objects = (spread(categories, stride) >= 0).float()
+        truth = spread(frames.heard[..., 2], frames.instances, stride)
+        objects = (spread(frames.categories, frames.instances, stride) >= 0).float()
         # The background is most of the picture and easy: objects count four times.
         loss = loss + F.binary_cross_entropy_with_logits(logits[:, 0], truth, 1 + 3 * objects)
     with torch.no_grad():
-        said, wanted = coarse[:, 0] > 0, spread(sounds.long(), _STRIDE) > 0
-        tempting = inside & (sound > 0)
+        said = coarse[:, 0] > 0
+        right = (heard > 0) == (compared > 0)
         shares = {
-            "colour": colour.argmax(1)[inside] == category[inside] // len(FORMS) + 1,
+            "colour": (colour.argmax(1) == colours)[inside],
             "form": form.argmax(1)[inside] == category[inside] % len(FORMS) + 1,
-            "pattern": pattern.argmax(1)[inside] == sound[inside],
-            "sounding": said[wanted],
-            "wrong form": said[tempting & ~wanted],
+            "register": right[:, 0][inside],
+            "pattern": right[:, 1][inside],
+            "sounding": said[sounds > 0],
+            "wrong form": said[(register > 0) & (sounds == 0)],
         }
     return loss, {name: share.float().mean().item() for name, share in shares.items()}
 
@@ -119,7 +145,8 @@ def pretrain_fusion(
     report: Report,
     lr: float = 1.5e-3,
 ) -> None:
-    """Trains backbone (its batch norm trainable), fusion and pixel decoder in place for `steps` of 24 frames."""
+    """Trains backbone (its batch norm trainable), fusion and pixel decoder in place for `steps` of 18 frames and 6 in
+    other hues."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 5])
     model = Comparison(usslm, dim).train()
@@ -129,9 +156,11 @@ def pretrain_fusion(
         [{"params": group, "share": share} for group, share in zip(groups, (0.5, 1.0))], weight_decay=0.02, fused=True
     )
     for step in range(steps):
-        images, tokens, *labels = compared_frames(world, bank, FRAMES, rng)
-        outputs = model(images, tokens)
-        loss, shares = _losses(outputs, *labels)
+        frames = compared_frames(world, bank, COLOURED + OTHER_HUES, rng)
+        frames.images[COLOURED:] = other_hues(frames.images[COLOURED:])
+        outputs = model(frames.images, frames.tokens)
+        loss, shares = _losses([x[:COLOURED] for x in outputs], frames.part(slice(COLOURED)))
+        loss = loss + _form_loss([x[COLOURED:] for x in outputs], frames.part(slice(COLOURED, None)))
         for group in optimizer.param_groups:
             group["lr"] = lr * group["share"] * warm_cosine(step, steps, 50)
         optimizer.zero_grad(set_to_none=True)

@@ -40,13 +40,16 @@ class SoundBank:
         return self.tokens[chosen], sounding
 
     def choose(self, category: int, rng: np.random.Generator) -> int:
-        """A sound against one object: its own, another pattern in its register, or any."""
+        """A sound against one object: its own, another pattern in its register, its pattern in another register, or
+        any."""
         roll = rng.random()
         if roll < 0.1:
             return int(rng.integers(len(self.heard)))
-        if roll > 0.5:  # same register, another pattern
-            register = category // len(FORMS) * len(FORMS)
-            category = int(rng.choice([c for c in BASE if register <= c < register + len(FORMS) and c != category]))
+        colour, form = divmod(category, len(FORMS))
+        if roll > 0.6:
+            category = int(rng.choice([c for c in BASE if c // len(FORMS) == colour and c != category]))
+        elif roll > 0.45:
+            category = int(rng.choice([c for c in BASE if c % len(FORMS) == form and c != category]))
         return int(rng.choice(self.of_category[category]))
 
 

@@ -89,9 +89,7 @@ class TinyTraining:
         encoder = AudioEncoder(self.preset.audio, self.preset.snippets)
 
         def train(report: Report) -> None:
-            pretrain_audio_encoder(
-                encoder, self.preset, recipe.audio_steps, recipe.audio_clips, recipe.seed, report, self.workers
-            )
+            pretrain_audio_encoder(encoder, recipe.audio_steps, recipe.audio_clips, recipe.seed, report, self.workers)
 
         self._stage("audio", encoder, recipe.audio_steps, train)
         return encoder.eval()
