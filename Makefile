@@ -1,5 +1,6 @@
 # make demo   videos with sound through exported graphs, to masks and names (VIDEO=, PRESET=, WEIGHTS=, CLASSES=, OUT=)
 # make test   all tests that need no GPU
+# make plugins  the fast attention operator for ONNX Runtime and TensorRT, as far as it can be built here (needs CMake)
 # Both set everything up first: they need only Python 3.11 or 3.12, git, make and a compiler.
 
 PRESET  ?= tiny
@@ -9,9 +10,10 @@ OUT     ?= demo/$(PRESET)
 VIDEO   ?=
 PYTHON  ?= python3
 UV      ?= $(shell command -v uv || echo .uv/bin/uv)
+CMAKE   ?= $(shell command -v cmake || echo $(UV) tool run cmake)
 RUN      = UV=$(abspath $(UV)) .venv/bin/
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test plugins setup lint clean
 
 setup: .venv/.complete
 
@@ -21,6 +23,10 @@ demo: .venv/.complete $(ENGINES)/manifest.json
 
 test: .venv/.complete
 	$(RUN)python -m pytest
+
+plugins: .venv/.complete
+	VIRTUAL_ENV="$(abspath .venv)" $(CMAKE) -S . -B build -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) --build build --parallel
 
 lint: .venv/.complete
 	$(RUN)ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 from artifacts import write_bytes
-from deformable_attention import Body, add_bodies, exported_as_node
+from deformable_attention import exported_as_node
 from onnx import compose
 from simplify import simplify
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.export import Dim
 from ovavss.model.frame_preparation import MULTIPLE
 from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
 from ovavss.model.pixel_decoder import LEVELS
+from ovavss.onnx_op import Body, add_bodies
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.

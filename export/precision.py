@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from deformable_attention import DOMAIN, FUSED, PLAIN
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from ovavss.errors import UserError
+from ovavss.onnx_op import DOMAIN, FUSED, PLAIN
 from ovavss.runtime.engines import Precision
 
 _TYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}

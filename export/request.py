@@ -5,11 +5,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ovavss.errors import UserError
+from ovavss.onnx_op import Body
 from ovavss.runtime.engines import Format, Precision, sha256
 
 GRAPH_NAMES = ("audio_encoder", "usslm", "clip_image_encoder", "clip_text_encoder")
@@ -17,14 +17,6 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "open_clip_torch")
 PLANS = (Format.TENSORRT, Format.TENSORRT_RTX)
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _LIBRARIES = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx-cu13-bindings")
-
-
-class Body(StrEnum):
-    """How the deformable attention's local function samples: GridSample is compact, but some TensorRT versions are
-    reported to get it wrong; gather arithmetic needs nothing but Gather, and more memory."""
-
-    GRID_SAMPLE = "grid_sample"
-    GATHER = "gather"
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,8 @@ def package_versions() -> dict[str, str]:
 def sources_fingerprint() -> str:
     """Of the code that the artifacts follow from."""
     root = Path(__file__).parents[1]
-    files = sorted([*(root / "export").glob("*.py"), *(root / "ovavss" / "model").glob("*.py")])
+    package = root / "ovavss"
+    files = sorted([*(root / "export").glob("*.py"), *(package / "model").glob("*.py"), package / "onnx_op.py"])
     return fingerprint([(path.name, sha256(path)) for path in files])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovavss.errors import UserError
 from ovavss.model.graphs import GraphSpec, TensorSpec
+from ovavss.runtime.custom_op import session_options
 
 Arrays = dict[str, Tensor]
 
@@ -90,9 +91,12 @@ class TorchScriptRunner(Runner):
 
 
 class OnnxRuntimeRunner(Runner):
-    """An ONNX file in ONNX Runtime: on the GPU where its CUDA provider works, else on the CPU."""
+    """An ONNX file in ONNX Runtime: on the GPU where its CUDA provider works, else on the CPU; with our attention
+    operator where its library is built, unless `custom_op` is False."""
 
-    def __init__(self, spec: GraphSpec, path: Path, providers: list[str] | None = None) -> None:
+    def __init__(
+        self, spec: GraphSpec, path: Path, providers: list[str] | None = None, custom_op: bool = True
+    ) -> None:
         super().__init__(spec)
         import onnxruntime
 
@@ -103,6 +107,8 @@ class OnnxRuntimeRunner(Runner):
             providers = ["CPUExecutionProvider"]
             if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
                 providers.insert(0, "CUDAExecutionProvider")
+        if custom_op:
+            options = session_options(providers, options)
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class

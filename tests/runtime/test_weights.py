@@ -11,7 +11,7 @@ from torch import nn
 from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.errors import UserError
 from ovavss.model.presets import PRESETS
-from ovavss.runtime import weights
+from ovavss.runtime import shipped
 from ovavss.runtime.weights import WeightsSource, build_models, load_models
 
 TINY = PRESETS["tiny"]
@@ -19,7 +19,7 @@ TINY = PRESETS["tiny"]
 
 @pytest.fixture(autouse=True)
 def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "none")
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -101,7 +101,7 @@ def test_no_clip_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_shipped_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
     trained = build_models(TINY, 8)
     save_checkpoint(tmp_path / "tiny.safetensors", trained.modules(), "tiny")
     loaded = load_models(TINY, WeightsSource())

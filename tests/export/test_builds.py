@@ -1,0 +1,248 @@
+"""Building again, building what changed, builds that end badly, and engines of TensorRT-RTX and TensorRT."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import build_engines
+import pytest
+import torch
+import typer
+from request import PlanOptions
+from safetensors.torch import load_file, save_file
+from tensorrt_build import build_plan
+from typer.testing import CliRunner
+
+from ovavss.errors import UserError
+from ovavss.model.graphs import GRAPHS, graph_specs
+from ovavss.model.presets import PRESETS
+from ovavss.onnx_op import Body, add_bodies
+from ovavss.runtime import tensorrt_library
+from ovavss.runtime.engines import Format, Precision, open_engines, read_manifest, sha256
+from ovavss.runtime.shipped import shipped_weights
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny"]
+AS_BUILT = ["--formats", "onnx,torchscript", "--precision", "fp32,fp16"]
+app = typer.Typer()
+app.command()(build_engines.build)
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """What the command prints, on either stream."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def refused(*arguments: str) -> str:
+    """The one sentence with which the command ends, in this process."""
+    result = CliRunner().invoke(app, ["--preset", "tiny", *arguments])
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def copy(tiny_engines: Path, tmp_path: Path) -> Path:
+    """Engines that a test may spoil."""
+    return Path(shutil.copytree(tiny_engines, tmp_path / "engines"))
+
+
+def test_a_second_run_does_nothing(tiny_engines: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_engines.iterdir()}
+    assert "is up to date: nothing to build" in run("--out", str(tiny_engines), *AS_BUILT)
+    assert {path: path.stat().st_mtime_ns for path in tiny_engines.iterdir()} == before
+
+
+def test_a_changed_weight_rebuilds_its_graph_alone(copy: Path, tmp_path: Path) -> None:
+    shipped = shipped_weights("tiny")
+    assert shipped is not None
+    weights = load_file(shipped)
+    name = next(n for n in weights if n.startswith("audio_encoder.") and n.endswith("weight"))
+    weights[name] = weights[name] * 1.5
+    save_file(weights, tmp_path / "changed.safetensors", {"preset": "tiny"})
+    before = {path.name: sha256(path) for path in copy.iterdir()}
+    printed = run("--out", str(copy), *AS_BUILT, "--weights", str(tmp_path / "changed.safetensors"))
+    changed = {name for name, was in before.items() if sha256(copy / name) != was}
+    assert changed == {
+        "manifest.json", "audio_encoder.onnx", "audio_encoder.fp16.onnx", "audio_encoder.torchscript.pt",
+    }  # fmt: skip
+    assert printed.count("kept") == 9
+    assert read_manifest(copy).weights == {"changed.safetensors": sha256(tmp_path / "changed.safetensors")}
+
+
+def test_a_lost_artifact_is_built_again_and_leftovers_go(copy: Path) -> None:
+    (copy / "clip_image_encoder.onnx").write_bytes(b"half of a file")
+    (copy / ".usslm.onnx.partial-999999999").write_bytes(b"left by a killed build")
+    printed = run("--out", str(copy), *AS_BUILT)
+    assert printed.count("kept") == 11
+    assert not list(copy.glob(".*"))
+    open_engines(copy)
+
+
+def test_a_killed_build_leaves_nothing_broken(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen([*COMMAND, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / "manifest.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1)  # into the export of the next graph
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    manifest = read_manifest(out)
+    assert "audio_encoder" in manifest.graphs and "clip_text_encoder" not in manifest.graphs and not manifest.request
+    for artifacts in manifest.graphs.values():
+        for artifact in artifacts.values():
+            assert sha256(out / artifact.file) == artifact.sha256
+    with pytest.raises(UserError, match="lacks the graph"):
+        open_engines(out)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
+def test_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    try:
+        printed = run("--out", str(disk / "out"), code=2)
+        assert "the disk is full:" in printed and "free some space and run the command again" in printed
+        assert [path.name for path in (disk / "out").iterdir()] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_bad_choices(tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    assert "--formats 'openvino' is unknown; choose of onnx,torchscript" in refused(*out, "--formats", "onnx,openvino")
+    assert "--precision 'int4' is unknown; choose of fp32,fp16,bf16" in refused(*out, "--precision", "int4")
+    assert "--compute-capability 9.9 is no target" in refused(*out, "--compute-capability", "8.6,9.9")
+    assert "there is no plugin library" in refused(*out, "--plugin", str(tmp_path / "none.so"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_engines_of_another_preset_or_format(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"lacks the graph 'audio_encoder' \(audio_encoder\.plan\); build the folder"):
+        open_engines(copy, Format.TENSORRT)
+    content = json.loads((copy / "manifest.json").read_text())
+    content["preset"] = "r50"
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"is not '.*' of this preset"):
+        open_engines(copy)
+
+
+def test_a_plan_is_hashed_before_it_is_loaded(copy: Path) -> None:
+    content = json.loads((copy / "manifest.json").read_text())
+    for name in GRAPHS:
+        (copy / f"{name}.plan").write_bytes(b"an engine file is code")
+        content["graphs"][name]["tensorrt"] = content["graphs"][name]["onnx"] | {"file": f"{name}.plan"}
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is not the file that was built"):
+        open_engines(copy, Format.TENSORRT)
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorrt", "tensorrt_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delenv(tensorrt_library.LIBRARIES, raising=False)
+
+
+def test_missing_tensorrt_is_told_and_the_rest_is_built(copy: Path, no_tensorrt: None) -> None:
+    result = CliRunner().invoke(
+        app, ["--preset", "tiny", "--out", str(copy), "--formats", "onnx,tensorrt", "--precision", "fp32,fp16"]
+    )
+    assert result.exit_code == 3, result.output
+    assert (
+        "tensorrt, tensorrt-fp16 not built: TensorRT is not installed: pip install 'ovavss[tensorrt]'" in result.output
+    )
+    open_engines(copy, precision=Precision.FP16)
+    with pytest.raises(UserError, match="lacks the graph"):
+        open_engines(copy, Format.TENSORRT)
+
+
+def test_tensorrt_libraries_in_a_wrong_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(tensorrt_library.LIBRARIES, str(tmp_path / "none"))
+    with pytest.raises(UserError, match="which is no folder; give the one with libnvinfer"):
+        tensorrt_library.tensorrt()
+
+
+def rtx_missing() -> str:
+    try:
+        tensorrt_library.tensorrt_rtx()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.skipif(bool(rtx_missing()), reason="TensorRT-RTX is not installed: pip install 'ovavss[rtx]'")
+class TestTensorRTRTX:
+    """The real parser and builder, with no GPU."""
+
+    @pytest.mark.parametrize("graph", [name for name in GRAPHS if name != "usslm"])
+    def test_small_graphs(self, tiny_engines: Path, tmp_path: Path, graph: str) -> None:
+        for middle in ("", ".fp16"):
+            plan, options = tmp_path / f"{graph}{middle}.plan", PlanOptions(("8.6",))
+            spec = graph_specs(PRESETS["tiny"])[graph]
+            build_plan(spec, tiny_engines / f"{graph}{middle}.onnx", plan, options, rtx=True)
+            assert plan.stat().st_size > 100_000
+        assert len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.parametrize("body", list(Body))
+    @pytest.mark.parametrize("precision", list(Precision))
+    def test_localiser_through_both_bodies(
+        self, localisers: dict[tuple[Body, Precision], Path], tmp_path: Path, body: Body, precision: Precision
+    ) -> None:
+        spec = graph_specs(PRESETS["tiny"])["usslm"]
+        build_plan(spec, localisers[body, precision], tmp_path / "usslm.plan", PlanOptions(("8.9",)), rtx=True)
+        assert (tmp_path / "usslm.plan").stat().st_size > 1_000_000
+
+    def test_a_plan_needs_a_gpu_to_run(self, tiny_engines: Path, tmp_path: Path) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU here")
+        from ovavss.runtime.tensorrt_runner import TensorRTRunner
+
+        with pytest.raises(UserError, match="needs an NVIDIA GPU, and this machine has none; use --runner onnxruntime"):
+            TensorRTRunner(graph_specs(PRESETS["tiny"])["usslm"], tmp_path / "usslm.rtx.plan", rtx=True)
+
+    def test_what_it_cannot_parse(self, tmp_path: Path) -> None:
+        (tmp_path / "usslm.onnx").write_bytes(b"this is not ONNX")
+        spec = graph_specs(PRESETS["tiny"])["usslm"]
+        with pytest.raises(UserError, match=r"TensorRT-RTX .* cannot parse .*usslm\.onnx"):
+            build_plan(spec, tmp_path / "usslm.onnx", tmp_path / "usslm.plan", PlanOptions(), rtx=True)
+        assert not (tmp_path / "usslm.plan").exists()
+
+
+@pytest.fixture(scope="session")
+def localisers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Body, Precision], Path]:
+    """The tiny localiser in ONNX: one export, each body in each precision."""
+    from onnx_export import export_graph, write_model
+    from precision import to_half
+    from verify import example_inputs
+
+    from ovavss.model.graphs import graph_modules
+    from ovavss.model.pixel_decoder import LEVELS
+    from ovavss.runtime.weights import build_models
+
+    folder, models = tmp_path_factory.mktemp("localisers"), build_models(PRESETS["tiny"])
+    spec, module = graph_specs(models.preset)["usslm"], graph_modules(models)["usslm"]
+    exported = export_graph(spec, module, example_inputs("usslm", models.preset, (96, 128)))
+    paths = {}
+    for body in Body:
+        del exported.functions[:]
+        add_bodies(exported, len(LEVELS), body)
+        for precision in Precision:
+            paths[body, precision] = folder / f"{body}.{precision}.onnx"
+            model = type(exported)()
+            model.CopyFrom(exported if precision is Precision.FP32 else to_half(exported, precision))
+            write_model(model, paths[body, precision])
+    return paths
