@@ -13,7 +13,7 @@ UV      ?= $(shell command -v uv || echo .uv/bin/uv)
 CMAKE   ?= $(shell command -v cmake || echo $(UV) tool run cmake)
 RUN      = UV=$(abspath $(UV)) .venv/bin/
 
-.PHONY: demo test plugins setup lint clean
+.PHONY: demo test plugins tools setup lint clean
 
 setup: .venv/.complete
 
@@ -27,6 +27,12 @@ test: .venv/.complete
 plugins: .venv/.complete
 	VIRTUAL_ENV="$(abspath .venv)" $(CMAKE) -S . -B build -DCMAKE_BUILD_TYPE=Release
 	$(CMAKE) --build build --parallel
+
+# What the plugin's tests use beside a compiler: nvcc, TensorRT's bindings and libraries (the latter through Maven).
+tools: .venv/.complete
+	$(UV) sync --frozen --group cuda
+	touch .venv/.complete
+	-$(RUN)python plugins/msdeform_attn/tensorrt/fetch_tensorrt.py
 
 lint: .venv/.complete
 	$(RUN)ruff check .
@@ -45,4 +51,4 @@ artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/model/*.py ovavss/w
 	.uv/bin/python -m pip install --quiet uv
 
 clean:
-	rm -rf .venv .uv artifacts demo
+	rm -rf .venv .uv artifacts build demo

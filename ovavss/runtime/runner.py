@@ -94,9 +94,7 @@ class OnnxRuntimeRunner(Runner):
     """An ONNX file in ONNX Runtime: on the GPU where its CUDA provider works, else on the CPU; with our attention
     operator where its library is built, unless `custom_op` is False."""
 
-    def __init__(
-        self, spec: GraphSpec, path: Path, providers: list[str] | None = None, custom_op: bool = True
-    ) -> None:
+    def __init__(self, spec: GraphSpec, path: Path, providers: list[str] | None = None, custom_op: bool = True) -> None:
         super().__init__(spec)
         import onnxruntime
 

@@ -7,15 +7,27 @@ import numpy as np
 import pytest
 import torch
 
+from ovavss.data.sounding_shapes import _RGB as RGB
 from ovavss.data.sounding_shapes import BASE, FORMS, Scene, Sound, render, sample_scene
 from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS, synthesize
 from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
 from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.training.ablation import Row, run_ablations
-from ovavss.training.pretrain_audio import CELLS, CellClassifier, heard_patches, roughen
-from ovavss.training.pretrain_backbone import seen_labels
+from ovavss.training.pretrain_audio import (
+    CELLS,
+    PAIR_SCALE,
+    SATURATION,
+    CellClassifier,
+    heard_patches,
+    roughen,
+    write_embeddings,
+)  # fmt: skip
+from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues, seen_labels
 from ovavss.training.pretrain_clip import object_crops, rough_logits
+from ovavss.training.pretrain_fusion import compared_frames, spread
+from ovavss.training.sound_bank import sound_bank
 from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weights
 from ovavss.training.world import TRAINING_CONFIG, rendered_world
 
@@ -101,7 +113,7 @@ def test_a_register_higher_moves_the_token_by_one_cell() -> None:
     """With any weights: what the audio encoder says of a pattern does not depend on where it is on the mel axis."""
     torch.manual_seed(0)
     encoder = AudioEncoder(TINY.audio, TINY.snippets)
-    model = CellClassifier(encoder, TINY).eval()
+    model = CellClassifier(encoder).eval()
     quiet = encoder.log_mel(torch.zeros(1, 80_000))[0, :1]
     sound = synthesize([Sound(7, (True,) * 5)], 80_000, -90.0)
     patch = encoder.log_mel(torch.from_numpy(sound)[None])[0, :1]
@@ -113,6 +125,62 @@ def test_a_register_higher_moves_the_token_by_one_cell() -> None:
         a, b = model(low)[0], model(high)[0]
     assert torch.allclose(a[2], b[4], atol=1e-5)
     assert not torch.allclose(a[2], b[2], atol=1e-3)
+
+
+def test_embeddings_say_what_the_shared_layer_says() -> None:
+    torch.manual_seed(0)
+    encoder = AudioEncoder(TINY.audio, TINY.snippets).eval()
+    model = CellClassifier(encoder).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(120)  # some logits beyond saturation
+        write_embeddings(encoder, model.head)
+        patches = heard_patches(4, range(2), "all")[0].float()
+        logits, token = model(patches), encoder.vggish(patches)
+    present = (logits.relu() - (logits - SATURATION).relu()) / SATURATION
+    assert present.max() > 0.99 and present.min() == 0
+    pairs = CELLS * len(FORMS)
+    torch.testing.assert_close(token[:, :pairs], PAIR_SCALE * present.flatten(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(token[:, pairs : pairs + len(FORMS)], present.sum(1), atol=1e-3, rtol=1e-4)
+    by_register = token[:, pairs + len(FORMS) : pairs + len(FORMS) + CELLS]
+    torch.testing.assert_close(by_register, present.sum(2), atol=1e-3, rtol=1e-4)
+    assert not token[:, pairs + len(FORMS) + CELLS :].any()
+
+
+def test_unseen_combinations_are_neither_taught_nor_denied(tmp_path: Path) -> None:
+    assert SEEN[1:, 1:].flatten().nonzero().flatten().tolist() == list(BASE) and SEEN[0].all() and SEEN[:, 0].all()
+    world = rendered_world(tmp_path, 4, 4, workers=1)
+    _, colours, forms = seen_labels(world, np.arange(4), np.zeros(4, np.int64))
+    logits = torch.randn(4, len(FORMS) + 1, 12, 12, requires_grad=True)
+    loss_among_seen(logits, forms, SEEN[colours]).backward()
+    gradient = logits.grad
+    assert gradient is not None
+    untaught = ~SEEN[colours].movedim(-1, 1)
+    assert untaught.any() and not gradient[untaught].any() and gradient[~untaught].any()
+
+
+def test_other_hues_are_no_colours_of_the_world() -> None:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    palette = torch.tensor([RGB[c] for c in range(6)], dtype=torch.float32)
+    torch.manual_seed(0)
+    for rgb in palette:
+        images = ((rgb[:, None, None] - mean) / std).expand(40, -1, 2, 2)
+        turned = (other_hues(images) * std + mean)[:, :, 0, 0]
+        assert ((turned[:, None] - palette).norm(dim=2) > 25).all()
+    grey = torch.full((3, 1, 1), 90.0)
+    torch.testing.assert_close(other_hues(((grey - mean) / std)[None]) * std + mean, grey[None], atol=1e-3, rtol=0)
+
+
+def test_frames_of_the_fusion_pretraining(tmp_path: Path) -> None:
+    world = rendered_world(tmp_path, 4, 4, workers=1)
+    torch.manual_seed(0)
+    bank = sound_bank(AudioEncoder(TINY.audio, TINY.snippets).eval().requires_grad_(False), 4, 60, 1)
+    frames = compared_frames(world, bank, 12, np.random.default_rng(0))
+    there = frames.categories >= 0
+    register, pattern, sounds = frames.heard.bool().unbind(2)
+    assert not (frames.heard.bool().any(2) & ~there).any()
+    assert (register & pattern)[sounds].all() and (register & ~sounds).any() and (pattern & ~sounds).any()
+    per_pixel = spread(frames.categories, frames.instances, 8)
+    assert per_pixel.shape == (12, 12, 12) and ((per_pixel >= 0) == (frames.instances[:, 4::8, 4::8] > 0)).all()
 
 
 def test_crops_are_those_of_the_pipeline() -> None:
