@@ -5,6 +5,7 @@ import typer
 from ovavss.commands.ablate import ablate
 from ovavss.commands.evaluate import evaluate
 from ovavss.commands.info import info
+from ovavss.commands.rewrite import rewrite
 from ovavss.commands.segment import segment
 from ovavss.commands.train import train
 
@@ -19,6 +20,7 @@ app.command()(info)
 app.command()(train)
 app.command()(evaluate)
 app.command()(ablate)
+app.command()(rewrite)
 
 
 def main() -> None:

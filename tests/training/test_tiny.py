@@ -173,7 +173,7 @@ def test_other_hues_are_no_colours_of_the_world() -> None:
 def test_frames_of_the_fusion_pretraining(tmp_path: Path) -> None:
     world = rendered_world(tmp_path, 4, 4, workers=1)
     torch.manual_seed(0)
-    bank = sound_bank(AudioEncoder(TINY.audio, TINY.snippets).eval().requires_grad_(False), 4, 60, 1)
+    bank = sound_bank(AudioEncoder(TINY.audio, TINY.snippets).eval().requires_grad_(False), 4, 120, 1)
     frames = compared_frames(world, bank, 12, np.random.default_rng(0))
     there = frames.categories >= 0
     register, pattern, sounds = frames.heard.bool().unbind(2)
