@@ -41,8 +41,8 @@ LOCALISER = Recipe(
 )  # fmt: skip
 
 
-# Late in training the localiser grows sure of base combinations and unsure of novel ones, so the result is a mean of its
-# (averaged) weights after this share of the iterations and at the end; the latter count for this share.
+# Late in training the localiser grows sure of base combinations and unsure of novel ones, so the result is a mean of
+# its averaged weights after this share of the iterations and at the end; the latter count for LATE_SHARE.
 HALFWAY, LATE_SHARE = 10 / 19, 0.75
 # The sound score of a query that sounds as often as not is this low, since most queries do not; it becomes 0.5.
 CALIBRATED = 0.2
