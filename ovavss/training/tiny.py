@@ -156,7 +156,7 @@ class TinyTraining:
         for stop in (max(1, round(HALFWAY * last)), last):
             run(trainer, clips, place, checkpoint_every=checkpoint_every, log_every=50, stop_after=stop,
                 console=self.console)  # fmt: skip
-            if stop < last and not earlier.exists():
+            if not earlier.exists():
                 torch.save(trainer.averaged(), earlier)
         before, after = (without_counters(x) for x in (torch.load(earlier, weights_only=True), trainer.averaged()))
         finished = USSLM(self.preset)
