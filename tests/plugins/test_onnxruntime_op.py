@@ -174,6 +174,22 @@ def test_inferred_shape(onnxruntime_library: Path) -> None:
     assert output.shape == ["B", "Q", 256]
 
 
+def test_unknown_dimensions_stay_open(onnxruntime_library: Path) -> None:
+    """A projection after the operator loads and runs where the operator's inputs have unnamed dimensions."""
+    case = random_case(SMALL)
+    open_ended = onnx.load_from_string(model("fused"))
+    for value in open_ended.graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            dimension.Clear()
+    channels = case.value.shape[2] * case.value.shape[3]
+    projection = np.random.default_rng(0).standard_normal((channels, 5)).astype(np.float32)
+    open_ended.graph.initializer.append(onnx.numpy_helper.from_array(projection, "projection"))
+    open_ended.graph.node.append(helper.make_node("MatMul", ["output", "projection"], ["projected"]))
+    open_ended.graph.output[0].name = "projected"
+    (projected,) = session(open_ended.SerializeToString(), onnxruntime_library).run(None, feeds("fused", case))
+    np.testing.assert_allclose(projected, reference.fused(*case.inputs("fused")) @ projection, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("form", "name", "shape", "sentence"),
     [

@@ -6,6 +6,9 @@
  */
 #include "onnxruntime/kernel.h"
 
+#include <atomic>
+#include <string>
+
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
 #else
@@ -46,9 +49,11 @@ struct Known {
   }
 };
 
-/* [B, Q, M * D] from value [B, S, M, D] and the last input [B, Q, M, L, P]; what is unknown stays so. ONNX Runtime asks
- * the first of all operators of a name, so the type is the value's, not the operator's. */
+/* [B, Q, M * D] from value [B, S, M, D] and the last input [B, Q, M, L, P]. ONNX Runtime asks the first of all
+ * operators of a name, so the type is the value's, not the operator's. A dimension that is unknown gets a name of its
+ * own: with none, ONNX Runtime takes the -1 for a size. */
 OrtStatus* infer_shape(const OrtCustomOp* op, OrtShapeInferContext* context) {
+  static std::atomic<unsigned> unknown{0};
   const OrtApi& api = *self(op).api;
   Known<4> value;
   Known<5> last;
@@ -56,12 +61,17 @@ OrtStatus* infer_shape(const OrtCustomOp* op, OrtShapeInferContext* context) {
   if (OrtStatus* bad = last.read(api, context, input_count(op) - 1)) return bad;
   const int64_t channels = value.dims[2] >= 0 && value.dims[3] >= 0 ? value.dims[2] * value.dims[3] : -1;
   const int64_t dims[] = {value.dims[0], last.dims[1], channels};
-  const char* names[] = {value.names[0], last.names[1], ""};
+  std::string names[] = {value.names[0], last.names[1], ""};
+  const char* given[3];
+  for (int i = 0; i < 3; ++i) {
+    if (dims[i] < 0 && names[i].empty()) names[i] = "ovavss_msda_unknown_" + std::to_string(unknown++);
+    given[i] = names[i].c_str();
+  }
   OrtTensorTypeAndShapeInfo* info = nullptr;
   if (OrtStatus* bad = api.CreateTensorTypeAndShapeInfo(&info)) return bad;
   OrtStatus* status = api.SetTensorElementType(info, value.type);
   if (!status) status = api.SetDimensions(info, dims, 3);
-  if (!status) status = api.SetSymbolicDimensions(info, names, 3);
+  if (!status) status = api.SetSymbolicDimensions(info, given, 3);
   if (!status) status = api.ShapeInferContext_SetOutputTypeShape(context, 0, info);
   api.ReleaseTensorTypeAndShapeInfo(info);
   return status;
