@@ -3,13 +3,12 @@
 import gc
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
 import torch
-from artifacts import remove_leftovers
 from onnx_export import export_graph, write_model
 from precision import to_half
 from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
@@ -17,12 +16,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tensorrt_build import build_plan
-from torch import nn
+from torch import Tensor, nn
 from torchscript import export_torchscript
 from verify import Comparison, VerificationError, compare, example_inputs
 
 from ovavss.errors import UserError
-from ovavss.model.graphs import GRAPHS, USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
+from ovavss.model.graph_names import GRAPHS
+from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
 from ovavss.model.presets import Preset
 from ovavss.runtime.engines import (
     Artifact,
@@ -35,8 +35,9 @@ from ovavss.runtime.engines import (
     read_manifest,
     sha256,
 )  # fmt: skip
-from ovavss.runtime.runner import TorchRunner
+from ovavss.runtime.runner import Arrays, TorchRunner
 from ovavss.runtime.weights import LoadedModels
+from ovavss.runtime.write import remove_leftovers
 
 # Any size serves for tracing; a small one is quick.
 _TRACED = (96, 128)
@@ -49,6 +50,17 @@ def state_fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+class _Reference(TorchRunner):
+    """PyTorch on the one set of inputs with which all artifacts of a graph are compared: computed once."""
+
+    outputs: Arrays | None = None
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        if self.outputs is None:
+            self.outputs = super().run(inputs)
+        return self.outputs
 
 
 class Builder:
@@ -104,7 +116,7 @@ class Builder:
         return self.manifest
 
     def _graph(self, spec: GraphSpec, module: nn.Module, table: Table, tell: Callable[[str], None]) -> None:
-        state = state_fingerprint(module)
+        state, reference = state_fingerprint(module), _Reference(spec, module)
         self.models = {}
         for form, precision in self.request.targets():
             if (form, precision) in self.refused:
@@ -121,7 +133,7 @@ class Builder:
                 start = time.perf_counter()
                 tell(f"building {key} of {spec.name}")
                 try:
-                    artifact = self._build(spec, module, form, precision, built_from, tell)
+                    artifact = self._build(spec, reference, form, precision, built_from, tell)
                 except UserError as error:
                     if form not in PLANS or isinstance(error, VerificationError):
                         raise
@@ -149,7 +161,7 @@ class Builder:
     def _build(
         self,
         spec: GraphSpec,
-        module: nn.Module,
+        reference: _Reference,
         form: Format,
         precision: Precision,
         built_from: str,
@@ -157,15 +169,15 @@ class Builder:
     ) -> Artifact:
         path = self.out / artifact_file(spec.name, form, precision)
         if form is Format.ONNX:
-            self._write_onnx(spec, module, precision, path)
+            self._write_onnx(spec, reference.module, precision, path)
         elif form is Format.TORCHSCRIPT:
             inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
-            export_torchscript(spec, module, inputs, path)
+            export_torchscript(spec, reference.module, inputs, path)
         else:
             source = self.out / artifact_file(spec.name, Format.ONNX, precision)
             build_plan(spec, source, path, self.request.plan, rtx=form is Format.TENSORRT_RTX)
         tell(f"comparing {path.name} with PyTorch")
-        comparison, not_run = self._verify(spec, module, form, precision, path)
+        comparison, not_run = self._verify(spec, reference, form, precision, path)
         differences = comparison.differences if comparison else {}
         return Artifact(path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run)
 
@@ -179,7 +191,7 @@ class Builder:
         write_model(written, path)
 
     def _verify(
-        self, spec: GraphSpec, module: nn.Module, form: Format, precision: Precision, path: Path
+        self, spec: GraphSpec, reference: _Reference, form: Format, precision: Precision, path: Path
     ) -> tuple[Comparison | None, str]:
         """The comparison, or why there is none; a file that fails it is removed."""
         try:
@@ -193,7 +205,7 @@ class Builder:
         size = size or (self.preset.short_side, self.preset.short_side * 4 // 3)
         inputs = example_inputs(spec.name, self.preset, size, batch=1 if spec.name == USSLM_GRAPH else 2)
         try:
-            return compare(spec, TorchRunner(spec, module), runner, inputs, precision), ""
+            return compare(spec, reference, runner, inputs, precision), ""
         except VerificationError:
             path.unlink()
             raise

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from request import GRAPH_NAMES, Body, PlanOptions, Request, request_fingerprint
+from request import Body, PlanOptions, Request, request_fingerprint
 
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
+from ovavss.model.graph_names import GRAPHS
 from ovavss.model.presets import PRESETS
 from ovavss.runtime.engines import Format, Precision, checked_artifact, read_manifest
 from ovavss.runtime.shipped import shipped_weights
@@ -63,7 +64,7 @@ def intact(out: Path, request: Request, key: str) -> bool:
         manifest = read_manifest(out)
         if manifest.request != key:
             return False
-        for graph in GRAPH_NAMES:
+        for graph in GRAPHS:
             for form, precision in request.targets():
                 checked_artifact(out, manifest, graph, form, precision)
     except UserError:

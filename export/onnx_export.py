@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 import torch
-from artifacts import write_bytes
 from deformable_attention import exported_as_node
 from onnx import compose
 from simplify import simplify
@@ -20,11 +19,11 @@ from ovavss.model.frame_preparation import MULTIPLE
 from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
 from ovavss.model.pixel_decoder import LEVELS
 from ovavss.onnx_op import Body, add_bodies
+from ovavss.runtime.write import write_bytes
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.
 MOST = {"clips": 64, "crops": 500, "sentences": 4096, "height": 8192, "width": 8192}
-LARGEST_PROTOBUF = 2**31
 
 
 class Localiser(nn.Module):

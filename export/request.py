@@ -12,7 +12,6 @@ from ovavss.errors import UserError
 from ovavss.onnx_op import Body
 from ovavss.runtime.engines import Format, Precision, sha256
 
-GRAPH_NAMES = ("audio_encoder", "usslm", "clip_image_encoder", "clip_text_encoder")
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "open_clip_torch")
 PLANS = (Format.TENSORRT, Format.TENSORRT_RTX)
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

@@ -4,11 +4,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from artifacts import written_whole
 from onnx_export import Localiser
 from torch import Tensor, nn
 
 from ovavss.model.graphs import GraphSpec, UsslmGraph
+from ovavss.runtime.write import written_whole
 
 
 class _Prepared(nn.Module):

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from ovavss.data.avsbench_ov import CategoryTable
 from ovavss.evaluation.evaluate import Evaluation
+from ovavss.runtime.write import written_whole
 
 
 def class_table(result: Evaluation, table: CategoryTable) -> Table:
@@ -57,6 +58,5 @@ def draw_confusions(result: Evaluation, names: Sequence[str], path: Path) -> Non
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth")
     figure.colorbar(image, shrink=0.7, label="share of the truth's pixels")
-    partial = path.with_name(f".{path.name}.partial.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from ovavss.model.audio_encoder import SAMPLE_RATE, AudioEncoder
 from ovavss.model.clip import ClipImageEncoder, ClipTextEncoder
 from ovavss.model.frame_preparation import FramePreparation
+from ovavss.model.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH
 from ovavss.model.presets import Preset
 from ovavss.model.usslm import USSLM
-
-AUDIO_ENCODER, USSLM_GRAPH = "audio_encoder", "usslm"
-CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER = "clip_image_encoder", "clip_text_encoder"
-GRAPHS = (AUDIO_ENCODER, USSLM_GRAPH, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER)
 
 
 @dataclass(frozen=True)

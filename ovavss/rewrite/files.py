@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnx
@@ -11,6 +9,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import uses_external_data
 
 from ovavss.errors import UserError
+from ovavss.runtime.write import written_whole
 
 _LARGEST_PROTOBUF = 2**31 - 1
 
@@ -46,13 +45,13 @@ def check_output(source: Path, out: Path, model: onnx.ModelProto) -> None:
 
 def copy(source: Path, out: Path) -> None:
     """The same bytes."""
-    with _whole(out) as partial:
+    with written_whole(out) as partial:
         shutil.copyfile(source, partial)
 
 
 def write(model: onnx.ModelProto, source: Path, out: Path) -> None:
     """Checked by onnx, unless it finds fault with the model as it came, too."""
-    with _whole(out) as partial:
+    with written_whole(out) as partial:
         try:
             partial.write_bytes(model.SerializeToString())
         except (ValueError, EncodeError) as error:
@@ -67,16 +66,3 @@ def _fault(path: Path) -> str | None:
     except onnx.checker.ValidationError as error:
         return str(error).strip().splitlines()[0]
     return None
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); give another path") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

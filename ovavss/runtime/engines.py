@@ -139,7 +139,8 @@ def open_engines(
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
     """
-    from ovavss.model.graphs import GRAPHS, graph_specs
+    from ovavss.model.graph_names import GRAPHS
+    from ovavss.model.graphs import graph_specs
 
     manifest = read_manifest(folder)
     specs = graph_specs(PRESETS[manifest.preset], manifest.size)
@@ -167,7 +168,8 @@ def open_artifact(spec: "GraphSpec", path: Path, form: Format) -> "Runner":
 
 def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":
     """PyTorch runners of a model."""
-    from ovavss.model.graphs import GRAPHS, graph_modules, graph_specs
+    from ovavss.model.graph_names import GRAPHS
+    from ovavss.model.graphs import graph_modules, graph_specs
     from ovavss.runtime.runner import TorchRunner
 
     specs, modules = graph_specs(models.preset), graph_modules(models)

@@ -1,23 +1,52 @@
 """Files that are written whole or not at all."""
 
+import errno
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ovavss.errors import UserError
 
+_MARK = ".partial-"
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename. UserError where the folder cannot be written."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed at the end; UserError where the disk is full or cannot be written."""
+    partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        yield partial
         partial.replace(path)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"the disk is full: {path} could not be written; free some space and run the command again"
+            ) from error
         raise UserError(f"{path} cannot be written ({error.strerror}); give another path") from error
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """`content` as the file `path`. Raises as `written_whole`."""
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON as the file `path`, whose folder is made. Raises as `written_whole`."""
+    with written_whole(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What killed processes left in a folder under temporary names."""
+    for path in folder.glob(f".*{_MARK}*"):
+        owner = path.name.rpartition(_MARK)[2]
+        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            path.unlink(missing_ok=True)

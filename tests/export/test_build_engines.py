@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from verify import VerificationError, compare, example_inputs
 
 from ovavss.checkpoints.loader import save_checkpoint
-from ovavss.model.graphs import GRAPHS, UsslmGraph, graph_modules, graph_specs
+from ovavss.model.graph_names import GRAPHS
+from ovavss.model.graphs import UsslmGraph, graph_modules, graph_specs
 from ovavss.model.presets import PRESETS
 from ovavss.runtime.engines import open_engines, read_manifest, sha256
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner

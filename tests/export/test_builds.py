@@ -19,7 +19,8 @@ from tensorrt_build import build_plan
 from typer.testing import CliRunner
 
 from ovavss.errors import UserError
-from ovavss.model.graphs import GRAPHS, graph_specs
+from ovavss.model.graph_names import GRAPHS
+from ovavss.model.graphs import graph_specs
 from ovavss.model.presets import PRESETS
 from ovavss.onnx_op import Body, add_bodies
 from ovavss.runtime import tensorrt_library

@@ -1,5 +1,7 @@
 """Deformable attention as others spell it: PyTorch modules to export, and ONNX text that needs no exporter."""
 
+from abc import ABC, abstractmethod
+
 import onnx
 import onnx.parser
 import torch
@@ -11,7 +13,7 @@ from ovavss.model.ms_deform_attn import ms_deform_attn
 HEADS, CHANNELS, POINTS = 4, 8, 3
 
 
-class Spelling(nn.Module):
+class Spelling(nn.Module, ABC):
     """Two feature maps, locations [B, Q, M, L, P, 2] and weights [B, Q, M, L, P] -> [B, Q, M * D]."""
 
     def forward(self, fine: Tensor, coarse: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
@@ -19,8 +21,9 @@ class Spelling(nn.Module):
         value = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1).reshape(fine.shape[0], -1, HEADS, CHANNELS)
         return self.attend(value, [(m.shape[2], m.shape[3]) for m in maps], locations, weights)
 
+    @abstractmethod
     def attend(self, value: Tensor, sizes: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The attention in one spelling."""
 
 
 class LevelByLevel(Spelling):
