@@ -36,9 +36,10 @@ def build_plan(spec: GraphSpec, onnx_path: Path, path: Path, options: PlanOption
         raise UserError(f"{name} builds only where an NVIDIA GPU is; run the same command there ({why})") from None
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx_path.read_bytes(), str(onnx_path)):
+    # Some bytes that are no model are taken for an empty one.
+    if not parser.parse(onnx_path.read_bytes(), str(onnx_path)) or not network.num_outputs:
         errors = "; ".join(str(parser.get_error(i)).splitlines()[0] for i in range(parser.num_errors))
-        raise UserError(f"{name} cannot parse {onnx_path}: {errors[:400]}")
+        raise UserError(f"{name} cannot parse {onnx_path}: {errors[:400] or 'it holds no graph with outputs'}")
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, spec))
     if rtx:
