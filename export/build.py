@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from first_difference import first_difference
 from onnx_export import export_graph, write_model
 from precision import to_half
 from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
@@ -18,7 +19,7 @@ from rich.table import Table
 from tensorrt_build import build_plan
 from torch import Tensor, nn
 from torchscript import export_torchscript
-from verify import Comparison, VerificationError, compare, example_inputs
+from verify import RELATIVE, Comparison, VerificationError, compare, example_inputs
 
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
@@ -206,9 +207,17 @@ class Builder:
         inputs = example_inputs(spec.name, self.preset, size, batch=1 if spec.name == USSLM_GRAPH else 2)
         try:
             return compare(spec, reference, runner, inputs, precision), ""
-        except VerificationError:
+        except VerificationError as error:
+            where = self._where(spec, reference, precision, path) if form is Format.ONNX else ""
             path.unlink()
-            raise
+            raise VerificationError(f"{error}{where}; the file was removed") from None
+
+    def _where(self, spec: GraphSpec, reference: _Reference, precision: Precision, path: Path) -> str:
+        """Which layer differs first, as part of a sentence."""
+        inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
+        bound = spec.tolerance * RELATIVE[precision]
+        found = first_difference(spec, reference.module, self.models[Precision.FP32], path, inputs, bound)
+        return f"; the first layer that differs is '{found.module}', by {found.error:.1e}" if found else ""
 
 
 def _short(text: str) -> str:

@@ -55,7 +55,7 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def _modules(node: onnx.NodeProto) -> tuple[list[str], list[str]]:
+def module_notes(node: onnx.NodeProto) -> tuple[list[str], list[str]]:
     """Classes and names of the modules that a node is in, outermost first."""
     notes = {entry.key: entry.value for entry in node.metadata_props}
     classes, names = (notes.get(f"pkg.torch.onnx.{key}", "[]") for key in ("class_hierarchy", "name_scopes"))
@@ -65,7 +65,7 @@ def _modules(node: onnx.NodeProto) -> tuple[list[str], list[str]]:
 def _stays_float32(node: onnx.NodeProto) -> bool:
     if node.name.startswith("prepare/"):
         return True
-    classes, names = _modules(node)
+    classes, names = module_notes(node)
     inside = names[-1].rpartition(".")[2] if names else ""
     return (bool(classes) and classes[-1] in _FLOAT32_MODULES) or inside in _FLOAT32_NAMES
 

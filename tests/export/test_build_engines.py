@@ -1,6 +1,7 @@
 """The ONNX graphs: built by one command, equal to PyTorch at sizes that were not traced; errors in one sentence."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import onnxruntime
 import pytest
 import torch
 import typer
+from onnx import numpy_helper
 from onnx_export import export_graph, write_model
 from typer.testing import CliRunner
 from verify import VerificationError, compare, example_inputs
 
+import build
 from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import UsslmGraph, graph_modules, graph_specs
@@ -120,6 +123,20 @@ def test_a_wrong_graph_does_not_pass(tiny: dict[str, Runner]) -> None:
         inputs = example_inputs(name, PRESETS["tiny"], (96, 128))
         with pytest.raises(VerificationError, match=f"{name}: '.*' differs from PyTorch by"):
             compare(specs[name], tiny[name], TorchRunner(specs[name], modules[name]), inputs)
+
+
+def test_the_first_layer_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_damaged(model: onnx.ModelProto, path: Path) -> None:
+        weight = next(w for w in model.graph.initializer if w.name.endswith("features.6.weight"))
+        weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), weight.name))
+        write_model(model, path)
+
+    monkeypatch.setattr(build, "write_model", write_damaged)
+    message = refused("--preset", "tiny", "--out", str(tmp_path), "--formats", "onnx")
+    assert re.search(
+        r"audio_encoder: 'audio' differs from PyTorch by .*first layer that differs is '.*features\.6'", message
+    )
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
