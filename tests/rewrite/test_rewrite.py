@@ -1,6 +1,5 @@
 """`ovavss rewrite`: values before and after in ONNX Runtime, what is refused and why, and what the command says."""
 
-import hashlib
 import re
 from itertools import product
 from pathlib import Path
@@ -11,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from page_model import page, page_model
 from spellings import CHANNELS, HEADS, POINTS, LevelByLevel, PointsSplit, Spelling, Stacked, text_model
 from torch.export import Dim
 from typer.testing import CliRunner
@@ -22,8 +22,6 @@ from ovavss.rewrite.model import Report, rewrite
 from ovavss.runtime.custom_op import custom_op_library, session_options
 
 Feeds = dict[str, np.ndarray]
-PAGES = Path("~/.cache/ovavss/PaddlePaddlePP-DocLayoutV3_onnx.onnx").expanduser()
-PAGES_SHA256 = "45bf71750b00739a41fc209f132eb104a4d6b5bb29483c9078164d8b87cf28ba"
 
 
 def run(model: onnx.ModelProto | Path, feeds: Feeds, options: onnxruntime.SessionOptions | None = None) -> np.ndarray:
@@ -367,44 +365,18 @@ def test_external_data(tmp_path: Path) -> None:
 # A real model ------------------------------------------------------------------------------------------------------
 
 
-def page() -> Feeds:
-    """A page of a title, two columns of text and a table, as PP-DocLayoutV3 takes it."""
-    from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = f"{get_data_path()}/fonts/ttf/DejaVuSerif.ttf"
-    width, height = 1000, 1400
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    draw.text((200, 80), "Deformable attention on pages", font=ImageFont.truetype(font, 40), fill="black")
-    small = ImageFont.truetype(font, 18)
-    for column, line in product((80, 520), range(30)):
-        draw.text((column, 220 + 24 * line), "sampling a few points of each level", font=small, fill="black")
-    for row in range(7):
-        draw.line((80, 980 + 50 * row, 920, 980 + 50 * row), fill="black")
-        draw.line((80 + 140 * row, 980, 80 + 140 * row, 1280), fill="black")
-    pixels = np.asarray(image.resize((800, 800)), np.float32).transpose(2, 0, 1)[None] / 255
-    scale = np.array([[800 / height, 800 / width]], np.float32)
-    return {"image": pixels, "im_shape": np.full((1, 2), 800, np.float32), "scale_factor": scale}
-
-
 @pytest.mark.slow
 def test_pages(tmp_path: Path) -> None:
     """PP-DocLayoutV3 with its trained layers: 300 rows of (class, score, box, order) and 300 masks."""
-    if not PAGES.is_file():
-        pytest.skip(
-            f"{PAGES.name} is not in ~/.cache/ovavss: npm pack zheleme-ocr-modles-layout@1.0.0, and put it there"
-        )
-    assert hashlib.sha256(PAGES.read_bytes()).hexdigest() == PAGES_SHA256
-    feeds = page()
-    rows, count, masks = run_all(PAGES, feeds)
+    source, feeds = page_model(), page()
+    rows, count, masks = run_all(source, feeds)
     assert (rows[:, 1] > 0.5).sum() >= 4  # the title, both columns and the table are seen
     variants = {f"{body}": (body, None) for body in Body}
     if custom_op_library() is not None:
         variants["custom op"] = (Body.GRID_SAMPLE, session_options(["CPUExecutionProvider"]))
     for name, (body, options) in variants.items():
         out = tmp_path / f"{body}.onnx"
-        code, said = command(PAGES, out, "--attention-body", body)
+        code, said = command(source, out, "--attention-body", body)
         assert code == 0, said
         assert "6 deformable attentions replaced" in said
         assert said.count("3: 100 x 100, 50 x 50, 25 x 25") == 6
