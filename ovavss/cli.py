@@ -5,8 +5,10 @@ import typer
 from ovavss.commands.ablate import ablate
 from ovavss.commands.evaluate import evaluate
 from ovavss.commands.info import info
+from ovavss.commands.repo import repo
 from ovavss.commands.rewrite import rewrite
 from ovavss.commands.segment import segment
+from ovavss.commands.serve import serve
 from ovavss.commands.train import train
 
 app = typer.Typer(
@@ -21,6 +23,8 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(ablate)
 app.command()(rewrite)
+app.command()(repo)
+app.command()(serve)
 
 
 def main() -> None:

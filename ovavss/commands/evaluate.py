@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovavss.commands.options import ClipOption, PartialOption, PresetName, WeightsOption, command
+from ovavss.commands.options import (
+    ClipOption,
+    FramesPerQueryOption,
+    MergeOption,
+    PartialOption,
+    PresetName,
+    WeightsOption,
+    command,
+)
 from ovavss.commands.segment import RunnerName, open_runners
 from ovavss.errors import UserError
 from ovavss.model.presets import Crop, Proposals
@@ -56,6 +64,8 @@ def evaluate(
     sound_threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     score_threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
+    frames_per_query: FramesPerQueryOption = None,
+    merge_iou: MergeOption = None,
     picture: Annotated[Path | None, typer.Option(help="Write the confusion matrix as a PNG.")] = None,
 ) -> None:
     """Score a model on held-out clips of the synthetic world, or on AVSBench-OV."""
@@ -84,7 +94,10 @@ def evaluate(
         def run(clip: EvaluationClip) -> Prediction:
             return Prediction(read_prediction(folder_read, clip, len(table.names)))
     else:
-        options = Options(proposals, sound_threshold, score_threshold, crop=crop, sound_map=True)
+        options = Options(
+            proposals, sound_threshold, score_threshold, crop=crop, sound_map=True, frames_per_query=frames_per_query,
+            merge_iou=merge_iou,
+        )  # fmt: skip
         run = _model(  # type: ignore[assignment]
             preset, engines, runner, weights or [], clip, partial, precision, table, options
         )
@@ -104,6 +117,7 @@ def evaluate(
     if json is not None:
         settings = {"seed": seed, "kind": kind, "sound": sound} if data is None else {"data": str(data)}
         settings |= {"proposals": proposals, "sound_threshold": str(sound_threshold), "crop": crop}
+        settings |= {"frames_per_query": str(frames_per_query), "merge_iou": str(merge_iou)}
         write_json(json, {"settings": settings, "classes": table.names, **result.figures()})
     if picture is not None:
         report.draw_confusions(result, table.names, picture)

@@ -26,6 +26,14 @@ ClipOption = Annotated[
 PartialOption = Annotated[
     bool, typer.Option("--partial", help="Load what fits of a checkpoint, leave the rest random.")
 ]
+FramesPerQueryOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Name a query by its N most confident frames. Default: by all of them."),
+]
+MergeOption = Annotated[
+    float | None,
+    typer.Option("--merge-iou", min=0, max=1, help="Queries that overlap this much share a crop. Default: none do."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of random weights, where no weights are given.")]
 
 

@@ -1,12 +1,23 @@
 """`ovavss segment`: a video in, masks and names out."""
 
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
+from ovavss.commands.options import (
+    ClipOption,
+    FramesPerQueryOption,
+    MergeOption,
+    PartialOption,
+    PresetName,
+    SeedOption,
+    WeightsOption,
+    command,
+    warn,
+)
 from ovavss.errors import UserError
 from ovavss.model.presets import PRESETS, Crop, Preset, Proposals
 from ovavss.runtime.engines import Format, Precision
@@ -90,40 +101,62 @@ def segment(
         float, typer.Option(min=0, max=1, help="Names at or below it stay out of the label map.")
     ] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
+    frames_per_query: FramesPerQueryOption = None,
+    merge_iou: MergeOption = None,
     square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centres it.")] = (
         SquareAnchorName.TOP_LEFT
     ),
     instant: Annotated[InstantName, typer.Option(help="Which frame of a second stands for it.")] = InstantName.MIDDLE,
     silent: Annotated[bool, typer.Option("--silent", help="Take silence where the video has no sound.")] = False,
+    url: Annotated[str | None, typer.Option(help="A server, grpc://HOST:PORT, in place of --engines.")] = None,
+    deadline: Annotated[
+        float, typer.Option(min=0.1, help="With --url: seconds that five seconds of video may take.")
+    ] = 120,
 ) -> None:
     """Find, outline and name what sounds in a video."""
     from ovavss.data.media import Instant, OnMissingAudio, probe
-    from ovavss.runtime.pipeline import Options, Pipeline
+    from ovavss.runtime.pipeline import Options
     from ovavss.runtime.results import check_output_folder
-    from ovavss.runtime.segment_video import segment_video
+    from ovavss.runtime.segment_video import AnyPipeline, segment_video
 
     out = check_output_folder(out)
     probe(video, "silence" if silent else "error")
     if classes is not None:
         parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
-    chosen, runners = open_runners(preset, engines, runner, weights or [], clip, partial, seed, precision)
-    names = parse_classes(classes, chosen)
-    options = Options(proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value)
-    settings = {
-        "preset": chosen.name,
-        "runner": runner.value,
-        "precision": precision.value,
-        "proposals": proposals.value,
-        "sound_threshold": sound_threshold,
-        "score_threshold": score_threshold,
-        "crop": crop.value,
-        "square_anchor": square_anchor.value,
-        "instant": instant.value,
-    }
-    pipeline = Pipeline(chosen, runners, options)
-    silence: OnMissingAudio = "silence" if silent else "error"
-    print(segment_video(video, out, pipeline, names, Instant(instant.value), silence, settings))
-    print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
+    options = Options(
+        proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value,
+        frames_per_query=frames_per_query, merge_iou=merge_iou,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        if url is None:
+            from ovavss.runtime.pipeline import Pipeline
+
+            pipeline: AnyPipeline = Pipeline(
+                *open_runners(preset, engines, runner, weights or [], clip, partial, seed, precision), options
+            )
+        else:
+            if engines is not None or weights or clip:
+                raise UserError("--url brings its own model: leave --engines, --weights and --clip out")
+            from ovavss.serving.client import RemotePipeline
+
+            pipeline = stack.enter_context(RemotePipeline(url, options, deadline))
+        names = parse_classes(classes, pipeline.preset)
+        settings = {
+            "preset": pipeline.preset.name,
+            "runner": runner.value if url is None else "triton",
+            "precision": precision.value if url is None else "the server's",
+            "proposals": proposals.value,
+            "sound_threshold": sound_threshold,
+            "score_threshold": score_threshold,
+            "crop": crop.value,
+            "square_anchor": square_anchor.value,
+            "frames_per_query": frames_per_query,
+            "merge_iou": merge_iou,
+            "instant": instant.value,
+        }
+        silence: OnMissingAudio = "silence" if silent else "error"
+        print(segment_video(video, out, pipeline, names, Instant(instant.value), silence, settings))
+        print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
 
 
 def open_runners(

@@ -1,6 +1,6 @@
 """Mask crops: the region of each (query, frame) pair as CLIP sees it (paper, section 3.5 and Table 5)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -13,8 +13,8 @@ from ovavss.model.presets import Crop
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 STRIDE = 4
-# Queries upsampled at a time: the full-size masks of all of them would take half a gigabyte.
-_CHUNK = 8
+# Masks upsampled at a time: the full-size masks of all of them would take half a gigabyte.
+_CHUNK = 40
 
 SquareAnchor = Literal["top_left", "centre"]
 
@@ -22,18 +22,20 @@ SquareAnchor = Literal["top_left", "centre"]
 @dataclass
 class Regions:
     """The valid (query, frame) pairs, frame by frame: frame and query int64 [n], tight boxes float32 [n, 4] as
-    (x0, y0, x1, y1) in pixels of the padded frame, ends exclusive."""
+    (x0, y0, x1, y1) in pixels of the padded frame, ends exclusive; confidence float32 [n], the mean probability of the
+    mask's own pixels."""
 
     frame: Tensor
     query: Tensor
     boxes: Tensor
+    confidence: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def select(self, index: Tensor | slice) -> "Regions":
         """Some of the pairs."""
-        return Regions(self.frame[index], self.query[index], self.boxes[index])
+        return Regions(self.frame[index], self.query[index], self.boxes[index], self.confidence[index])
 
 
 def upsample(mask_logits: Tensor) -> Tensor:
@@ -41,26 +43,64 @@ def upsample(mask_logits: Tensor) -> Tensor:
     return F.interpolate(mask_logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
 
-def find_regions(mask_logits: Tensor, queries: Tensor | None = None) -> Regions:
+def find_regions(mask_logits: Tensor, queries: Tensor | None = None, select_first: bool = True) -> Regions:
     """Pairs whose upsampled mask has a pixel above one half, with their tight boxes.
 
     mask_logits float32 [N, T, h, w] at stride 4 of the padded frame; queries int64: only these (default all).
+    `select_first` upsamples only masks with a positive logit: bilinear samples of the others cannot be positive, so the
+    result is the same.
     """
     if queries is None:
         queries = torch.arange(len(mask_logits), device=mask_logits.device)
-    found = []
-    for chunk in queries.split(_CHUNK):
-        inside = upsample(mask_logits[chunk]).sigmoid() > 0.5
-        (x0, x1), (y0, y1) = _extent(inside.any(2)), _extent(inside.any(3))
-        valid = x1 > x0
-        query, frame = valid.nonzero(as_tuple=True)
-        boxes = torch.stack([x0, y0, x1, y1], dim=-1)[valid].float()
-        found.append(Regions(frame, chunk[query], boxes))
-    if not found:
-        empty = queries.new_zeros(0)
-        return Regions(empty, empty, mask_logits.new_zeros(0, 4))
-    regions = Regions(*(torch.cat([getattr(part, name) for part in found]) for name in ("frame", "query", "boxes")))
+    wanted = mask_logits[queries]
+    if select_first:
+        which, frames = (wanted.flatten(2).amax(-1) > 0).nonzero(as_tuple=True)
+    else:
+        which, frames = torch.ones_like(wanted[:, :, 0, 0], dtype=torch.bool).nonzero(as_tuple=True)
+    found = [Regions(which[:0], which[:0], mask_logits.new_zeros(0, 4), mask_logits.new_zeros(0))]
+    for start in range(0, len(which), _CHUNK):
+        query, frame = queries[which[start : start + _CHUNK]], frames[start : start + _CHUNK]
+        soft = upsample(mask_logits[query, frame][None])[0].sigmoid()
+        inside = soft > 0.5
+        (x0, x1), (y0, y1) = _extent(inside.any(1)), _extent(inside.any(2))
+        boxes = torch.stack([x0, y0, x1, y1], dim=-1).float()
+        confidence = (soft * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+        found.append(Regions(frame, query, boxes, confidence).select(x1 > x0))
+    parts = ([getattr(part, field.name) for part in found] for field in fields(Regions))
+    regions = Regions(*(torch.cat(part) for part in parts))
     return regions.select(torch.argsort(regions.frame, stable=True))
+
+
+def most_confident(regions: Regions, frames: int) -> Regions:
+    """The regions of each query in at most `frames` frames, those whose masks are most confident; order kept."""
+    order = torch.argsort(regions.confidence, descending=True, stable=True)
+    order = order[torch.argsort(regions.query[order], stable=True)]
+    counts = torch.unique_consecutive(regions.query[order], return_counts=True)[1]
+    place = torch.arange(len(order), device=order.device)
+    place = place - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return regions.select(order[place < frames].sort().values)
+
+
+def shared_crops(mask_logits: Tensor, regions: Regions, iou: float) -> Tensor:
+    """For each region the index of the first one in the same frame that may stand for it: int64 [n].
+
+    Two masks are one region where their intersection over union, at stride 4, is at least `iou` (1: the same pixels).
+    mask_logits float32 [N, T, h, w]. A region that stands for others stands for itself.
+    """
+    stands = torch.arange(len(regions), device=regions.query.device)
+    for frame in regions.frame.unique().tolist():
+        index = (regions.frame == frame).nonzero()[:, 0]
+        masks = (mask_logits[regions.query[index], frame] > 0).flatten(1).float()
+        both, area = masks @ masks.T, masks.sum(1)
+        same = (both >= iou * (area[:, None] + area - both)).tolist()
+        kept: list[int] = []
+        for i, row in enumerate(same):
+            first = next((j for j in kept if row[j]), None)
+            if first is None:
+                kept.append(i)
+            else:
+                stands[index[i]] = index[first]
+    return stands
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:

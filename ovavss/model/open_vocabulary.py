@@ -46,17 +46,25 @@ def rank(ids: Tensor, probabilities: Tensor, top_k: int = TOP_K) -> Ranking:
 
 
 def full_size_masks(
-    mask_logits: Tensor, query: Tensor, image_size: tuple[int, int], original_size: tuple[int, int]
+    mask_logits: Tensor,
+    query: Tensor,
+    image_size: tuple[int, int],
+    original_size: tuple[int, int],
+    select_first: bool = True,
 ) -> Tensor:
-    """Masks of the given queries at the original size: mask logits [N, T, h, w] -> bool [len(query), T, H, W]."""
+    """Masks of the given queries at the original size: mask logits [N, T, h, w] -> bool [len(query), T, H, W].
+
+    `select_first` upsamples a query that is there several times, under several names, once.
+    """
     height, width = image_size
     masks = []
-    for index in query.tolist():  # one at a time: a full-size float mask of ten queries takes gigabytes at 4K
-        logits = upsample(mask_logits[index : index + 1])[0, :, None, :height, :width]
+    wanted, index = torch.unique(query, return_inverse=True) if select_first else (query, None)
+    for number in wanted.tolist():  # one at a time: a full-size float mask of ten queries takes gigabytes at 4K
+        logits = upsample(mask_logits[number : number + 1])[0, :, None, :height, :width]
         masks.append(F.interpolate(logits, size=original_size, mode="bilinear", align_corners=False)[:, 0] > 0)
     if not masks:
         return mask_logits.new_zeros((0, mask_logits.shape[1], *original_size), dtype=torch.bool)
-    return torch.stack(masks)
+    return torch.stack(masks if index is None else [masks[i] for i in index.tolist()])
 
 
 def sound_map(

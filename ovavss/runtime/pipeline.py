@@ -3,7 +3,10 @@
 The pipeline does not know which runtime it drives: it gets one runner for each graph.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +17,25 @@ from ovavss.errors import UserError
 from ovavss.model import open_vocabulary
 from ovavss.model.clip import tokenizer
 from ovavss.model.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH
-from ovavss.model.mask_crop import Regions, SquareAnchor, crop_regions, find_regions
+from ovavss.model.mask_crop import (
+    Regions,
+    SquareAnchor,
+    crop_regions,
+    find_regions,
+    most_confident,
+    shared_crops,
+)
 from ovavss.model.open_vocabulary import Ranking
 from ovavss.model.presets import Crop, Preset, Proposals
 from ovavss.model.prompts import text_embeddings
 from ovavss.runtime.runner import Runner
+
+FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
+STEPS = (AUDIO_ENCODER, USSLM_GRAPH, FIND_REGIONS, CROP_REGIONS, CLIP_IMAGE_ENCODER, CLASSIFY)
+"""The steps of a clip: three graphs and, in Python, boxes, crops, and classification with full-size masks."""
+
+Clip = tuple[np.ndarray, np.ndarray]
+"""frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000]."""
 
 LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
 
@@ -26,7 +43,13 @@ LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
 @dataclass(frozen=True)
 class Options:
     """How masks become names. The defaults are the published code's; the paper selects `proposals="sounding"` and
-    centres the squares."""
+    centres the squares.
+
+    The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
+    (None: by all). `merge_iou`: queries whose masks overlap this much in a frame share one crop (None: none do).
+    `named_only`: pairs at or below the score threshold get no mask; the label map is the same. `select_first`: upsample
+    only masks that can matter; the result is the same.
+    """
 
     proposals: Proposals = Proposals.ALL
     sound_threshold: float = 0.5
@@ -36,6 +59,10 @@ class Options:
     square_anchor: SquareAnchor = "top_left"
     clip_batch: int = 32
     sound_map: bool = False
+    frames_per_query: int | None = None
+    merge_iou: float | None = None
+    named_only: bool = False
+    select_first: bool = True
 
 
 @dataclass
@@ -68,11 +95,70 @@ def check_names(names: Sequence[str]) -> list[str]:
     return stripped
 
 
-class Pipeline:
-    """Runs clips of T snippets against a vocabulary."""
+@dataclass
+class _Located:
+    """A clip behind the localiser. `regions` are what is classified, `crops` those of them that CLIP sees, `stands` the
+    crop of each region: int64 [n]."""
 
-    def __init__(self, preset: Preset, runners: Mapping[str, Runner], options: Options | None = None) -> None:
-        self.preset, self.runners, self.options = preset, runners, options or Options()
+    mask_logits: Tensor
+    sound_scores: Tensor
+    frames: Tensor
+    image_size: tuple[int, int]
+    original_size: tuple[int, int]
+    regions: Regions
+    crops: Regions
+    stands: Tensor
+
+
+def choose_regions(mask_logits: Tensor, sound_scores: Tensor, options: Options) -> tuple[Regions, Regions, Tensor]:
+    """What of a clip is classified, which of it CLIP sees, and the crop of each region (int64 [n]).
+
+    mask_logits float32 [N, T, h, w], sound_scores float32 [N].
+    """
+    queries = None
+    if options.proposals is Proposals.SOUNDING:
+        queries = (sound_scores > options.sound_threshold).nonzero()[:, 0]
+    regions = find_regions(mask_logits, queries, options.select_first)
+    if options.frames_per_query is not None:
+        regions = most_confident(regions, options.frames_per_query)
+    if options.merge_iou is None:
+        return regions, regions, torch.arange(len(regions), device=regions.query.device)
+    kept, stands = shared_crops(mask_logits, regions, options.merge_iou).unique(return_inverse=True)
+    return regions, regions.select(kept), stands
+
+
+def classify(
+    embeddings: Tensor,
+    query: Tensor,
+    vocabulary: Tensor,
+    mask_logits: Tensor,
+    image_size: tuple[int, int],
+    original_size: tuple[int, int],
+    options: Options,
+) -> tuple[Ranking, Tensor, Tensor]:
+    """Ranking, masks and label map, as in `Segmentation`, from the embedding [n, D] and query [n] of each region."""
+    logits = open_vocabulary.similarity(embeddings, vocabulary)
+    ids, probabilities = open_vocabulary.class_probabilities(logits, query)
+    ranking = open_vocabulary.rank(ids, probabilities, options.top_k)
+    if options.named_only:
+        named = ranking.score > options.score_threshold
+        ranking = Ranking(ranking.query[named], ranking.label[named], ranking.score[named])
+    masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, image_size, original_size, options.select_first)
+    return ranking, masks, open_vocabulary.semantic_map(masks, ranking, options.score_threshold)
+
+
+class Pipeline:
+    """Runs clips of T snippets against a vocabulary. `step` is entered around each step of a clip with the step's name:
+    a place for clocks and traces."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        runners: Mapping[str, Runner],
+        options: Options | None = None,
+        step: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.preset, self.runners, self.options, self.step = preset, runners, options or Options(), step
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Tensor:
         """Text embeddings of class names: unit vectors float32 [K, D]; `progress` hears how many names are done."""
@@ -82,37 +168,86 @@ class Pipeline:
 
     def __call__(self, frames: np.ndarray, waveform: np.ndarray, vocabulary: Tensor) -> Segmentation:
         """One clip: frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000] at 16 kHz, text embeddings [K, D]."""
-        audio = self.runners[AUDIO_ENCODER](waveform=torch.from_numpy(waveform)[None])["audio"]
-        located = self.runners[USSLM_GRAPH](frames=torch.from_numpy(frames)[None], audio=audio)
-        mask_logits, size = located["mask_logits"][0], located["image_size"].tolist()
-        image_size, original_size = (size[0], size[1]), (frames.shape[1], frames.shape[2])
-        regions = find_regions(mask_logits, self._proposals(located["sound_scores"][0]))
-        embeddings = self._embed_regions(mask_logits, located["resized_frames"][0], image_size, regions)
-        logits = open_vocabulary.similarity(embeddings, vocabulary)
-        ids, probabilities = open_vocabulary.class_probabilities(logits, regions.query)
-        ranking = open_vocabulary.rank(ids, probabilities, self.options.top_k)
-        masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, image_size, original_size)
-        label_map = open_vocabulary.semantic_map(masks, ranking, self.options.score_threshold)
-        sounds = None
-        if self.options.sound_map:
-            sounds = open_vocabulary.sound_map(mask_logits, located["sound_scores"][0], image_size, original_size)
-        return Segmentation(ranking, masks, label_map, len(regions), sounds)
+        return self.many([(frames, waveform)], vocabulary)[0]
 
-    def _proposals(self, sound_scores: Tensor) -> Tensor:
-        if self.options.proposals is Proposals.ALL:
-            return torch.arange(len(sound_scores), device=sound_scores.device)
-        return (sound_scores > self.options.sound_threshold).nonzero()[:, 0]
+    def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
+        """Several clips, whose crops go through CLIP in common batches. All their masks are in memory at a time."""
+        located = [self._locate(frames, self._hear(waveform)) for frames, waveform in clips]
+        embeddings = self._embed(located)
+        return [self._name(clip, some, vocabulary) for clip, some in zip(located, embeddings)]
 
-    def _embed_regions(
-        self, mask_logits: Tensor, frames: Tensor, image_size: tuple[int, int], regions: Regions
-    ) -> Tensor:
-        """CLIP embeddings [n, D] of all regions, a batch at a time."""
-        options, clip = self.options, self.preset.clip
-        embeddings = [mask_logits.new_zeros(0, clip.embed_dim)]
-        for start in range(0, len(regions), options.clip_batch):
-            some = regions.select(slice(start, start + options.clip_batch))
-            crops = crop_regions(
-                mask_logits, frames, image_size, some, clip.image_size, options.crop, options.square_anchor
+    def stream(self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1) -> Iterator[Segmentation]:
+        """Clips in order, `at_once` of them in threads of their own; the sound of the next one is encoded meanwhile.
+
+        With several at once the runners should take one thread each.
+        """
+        running: deque[Future[Segmentation]] = deque()
+        with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
+            for frames, waveform in clips:
+                audio = sound.submit(self._hear, waveform)
+                running.append(whole.submit(self._finish, frames, audio, vocabulary))
+                if len(running) > at_once:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+
+    def _finish(self, frames: np.ndarray, audio: "Future[Tensor]", vocabulary: Tensor) -> Segmentation:
+        located = self._locate(frames, audio.result())
+        return self._name(located, self._embed([located])[0], vocabulary)
+
+    def _hear(self, waveform: np.ndarray) -> Tensor:
+        with self.step(AUDIO_ENCODER):
+            return self.runners[AUDIO_ENCODER](waveform=torch.from_numpy(waveform)[None])["audio"]
+
+    def _locate(self, frames: np.ndarray, audio: Tensor) -> _Located:
+        options = self.options
+        with self.step(USSLM_GRAPH):
+            located = self.runners[USSLM_GRAPH](frames=torch.from_numpy(frames)[None], audio=audio)
+        with self.step(FIND_REGIONS):
+            mask_logits, scores = located["mask_logits"][0], located["sound_scores"][0]
+            regions, crops, stands = choose_regions(mask_logits, scores, options)
+        height, width = located["image_size"].tolist()
+        resized, original_size = located["resized_frames"][0], (frames.shape[1], frames.shape[2])
+        return _Located(mask_logits, scores, resized, (height, width), original_size, regions, crops, stands)
+
+    def _embed(self, clips: Sequence[_Located]) -> list[Tensor]:
+        """CLIP embeddings [n, D] of each clip's regions, a batch at a time over all clips."""
+        batch, embeddings = self.options.clip_batch, []
+        ready: list[Tensor] = []
+        for clip in clips:
+            done = 0
+            while done < len(clip.crops):
+                room = batch - sum(len(part) for part in ready)
+                ready.append(self._cut(clip, slice(done, done + room)))
+                done += room
+                if sum(len(part) for part in ready) == batch:
+                    embeddings.append(self._look(ready))
+                    ready = []
+        if ready:
+            embeddings.append(self._look(ready))
+        joined = torch.cat(embeddings) if embeddings else torch.zeros(0, self.preset.clip.embed_dim)
+        parts = joined.split([len(clip.crops) for clip in clips])
+        return [part[clip.stands] for clip, part in zip(clips, parts)]
+
+    def _cut(self, clip: _Located, index: slice) -> Tensor:
+        options, some = self.options, clip.crops.select(index)
+        with self.step(CROP_REGIONS):
+            return crop_regions(
+                clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
+                options.square_anchor,
+            )  # fmt: skip
+
+    def _look(self, crops: Sequence[Tensor]) -> Tensor:
+        with self.step(CLIP_IMAGE_ENCODER):
+            return self.runners[CLIP_IMAGE_ENCODER](crops=torch.cat(list(crops)))["image_embeddings"]
+
+    def _name(self, clip: _Located, embeddings: Tensor, vocabulary: Tensor) -> Segmentation:
+        options, sizes = self.options, (clip.image_size, clip.original_size)
+        with self.step(CLASSIFY):
+            ranking, masks, label_map = classify(
+                embeddings, clip.regions.query, vocabulary, clip.mask_logits, *sizes, options
             )
-            embeddings.append(self.runners[CLIP_IMAGE_ENCODER](crops=crops)["image_embeddings"])
-        return torch.cat(embeddings)
+            sounds = None
+            if options.sound_map:
+                sounds = open_vocabulary.sound_map(clip.mask_logits, clip.sound_scores, *sizes)
+        return Segmentation(ranking, masks, label_map, len(clip.crops), sounds)

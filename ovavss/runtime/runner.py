@@ -101,6 +101,7 @@ class OnnxRuntimeRunner(Runner):
         onnxruntime.set_default_logger_severity(3)  # it warns of every GPU provider that finds no GPU
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()  # OMP_NUM_THREADS holds for every runtime
         if providers is None:
             providers = ["CPUExecutionProvider"]
             if torch.cuda.is_available() and "CUDAExecutionProvider" in onnxruntime.get_available_providers():

@@ -1,20 +1,33 @@
 """From a video file to a result folder, a window at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ovavss.data.media import Instant, OnMissingAudio, Window, probe, read_windows
-from ovavss.runtime.pipeline import Pipeline, Segmentation
+from ovavss.model.presets import Preset
+from ovavss.runtime.pipeline import Clip, Segmentation
 from ovavss.runtime.results import ClipResult, Detection, ResultWriter
+
+
+class AnyPipeline(Protocol):
+    """The local pipeline, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
+
+    preset: Preset
+
+    def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Any: ...
+
+    def stream(self, clips: Iterable[Clip], vocabulary: Any) -> Iterator[Segmentation]: ...
 
 
 def segment_video(
     video: Path,
     out: Path,
-    pipeline: Pipeline,
+    pipeline: AnyPipeline,
     names: Sequence[str],
     instant: Instant,
     on_missing_audio: OnMissingAudio,
@@ -30,8 +43,15 @@ def segment_video(
         task = progress.add_task("reading names", total=len(names))
         vocabulary = pipeline.embed_names(names, lambda done: progress.update(task, completed=done))
         segmenting = progress.add_task("segmenting", total=-(-info.seconds // snippets))
-        for window in read_windows(video, snippets, instant, on_missing_audio):
-            segmentation = pipeline(window.frames, window.waveform, vocabulary)
+        waiting: deque[Window] = deque()
+
+        def clips() -> Iterator[Clip]:
+            for window in read_windows(video, snippets, instant, on_missing_audio):
+                waiting.append(window)
+                yield window.frames, window.waveform
+
+        for segmentation in pipeline.stream(clips(), vocabulary):
+            window = waiting.popleft()
             writer.add(to_clip_result(segmentation, window, names), window.frames, window.waveform)
             windows, seconds, crops = windows + 1, seconds + window.snippets, crops + segmentation.crops
             found += len(segmentation.label_map.unique()) - bool((segmentation.label_map == 0).any())

@@ -1,5 +1,7 @@
 """The pipeline over any runners: proposals, empty clips, inputs that do not fit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from ovavss.model.graphs import USSLM_GRAPH
 from ovavss.model.presets import PRESETS, Crop, Proposals
 from ovavss.runtime.engines import torch_runners
-from ovavss.runtime.pipeline import Options, Pipeline
+from ovavss.runtime.pipeline import STEPS, Options, Pipeline
 from ovavss.runtime.runner import Runner
 from ovavss.runtime.weights import build_models
 
@@ -76,6 +78,62 @@ def test_nothing_found(runners: dict[str, Runner], clip: tuple[np.ndarray, np.nd
     found = pipeline(*clip, pipeline.embed_names(["man"]))
     assert found.crops == 0 and len(found.ranking.score) == 0 and not found.label_map.any()
     assert found.masks.shape == (0, 5, 90, 120)
+
+
+def test_several_clips_as_one_by_one(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    pipeline = Pipeline(TINY, runners, Options(clip_batch=7))
+    vocabulary = pipeline.embed_names(["man", "dog"])
+    frames, waveform = clip
+    clips = [(frames, waveform), (frames[::-1].copy(), -waveform), (frames[:, ::-1].copy(), waveform * 0.1)]
+    alone = [pipeline(*one, vocabulary) for one in clips]
+    together = pipeline.many(clips, vocabulary)
+    streamed = [list(pipeline.stream(clips, vocabulary, at_once)) for at_once in (1, 2)]
+    for found in (together, *streamed):
+        for one, other in zip(alone, found, strict=True):
+            torch.testing.assert_close(one.ranking.score, other.ranking.score)
+            assert torch.equal(one.label_map, other.label_map) and one.crops == other.crops > 7
+
+
+def test_fewer_crops(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    plain = Options(score_threshold=0.1)
+    vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
+    every = Pipeline(TINY, runners, plain)(*clip, vocabulary)
+    one = Pipeline(TINY, runners, replace(plain, frames_per_query=1))(*clip, vocabulary)
+    assert set(one.ranking.query.tolist()) <= set(every.ranking.query.tolist()) and one.crops <= 10 < every.crops
+    # A logit that is the same everywhere makes all queries one region a frame.
+    same = changed_masks(runners, torch.full((1, 10, 5, 24, 32), 3.0))
+    merged = Pipeline(TINY, same, replace(plain, merge_iou=1.0))(*clip, vocabulary)
+    apart = Pipeline(TINY, same, plain)(*clip, vocabulary)
+    assert merged.crops == 5 and apart.crops == 50
+    torch.testing.assert_close(merged.ranking.score, apart.ranking.score)
+
+
+def changed_masks(runners: dict[str, Runner], masks: torch.Tensor) -> dict[str, Runner]:
+    return runners | {USSLM_GRAPH: Changed(runners[USSLM_GRAPH], mask_logits=masks)}
+
+
+def test_masks_of_what_is_named_only(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
+    score = Pipeline(TINY, runners)(*clip, vocabulary).ranking.score
+    threshold = float(score[2])
+    plain, named = (
+        Pipeline(TINY, runners, Options(score_threshold=threshold, named_only=only))(*clip, vocabulary)
+        for only in (False, True)
+    )
+    assert torch.equal(plain.label_map, named.label_map) and len(named.masks) == 2 < len(plain.masks)
+
+
+def test_a_clock_hears_every_step(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    heard: list[str] = []
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        heard.append(name)
+        yield
+
+    pipeline = Pipeline(TINY, runners, step=step)
+    pipeline(*clip, pipeline.embed_names(["man"]))
+    assert list(dict.fromkeys(heard)) == list(STEPS)
 
 
 @pytest.mark.parametrize("crop", list(Crop))

@@ -1,0 +1,203 @@
+"""What all measurements share: the machine in words, candidates that take turns, percentiles, fits, peak memory."""
+
+import ctypes
+import math
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ovavss.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("ovavss", "torch", "onnxruntime-gpu", "onnx", "numpy", "tensorrt", "tensorrt-rtx-cu13-bindings")
+PAUSE = 0.02  # seconds in which the last candidate's threads stop spinning
+
+
+def header() -> dict[str, Any]:
+    """Machine, versions, commit and load, for the head of every JSON file."""
+    return {"machine": machine(), "versions": versions(), "commit": commit(), "time": datetime.now(UTC).isoformat()}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, threads in use, memory in GiB, GPU (None without one), and the load as the run starts."""
+    cpu = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory, 1),
+        "gpu": gpu,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with `+changes` where files differ from it; `unknown` outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+_Result = TypeVar("_Result")
+
+
+def timed(run: Callable[[], _Result]) -> tuple[float, _Result]:
+    """Seconds of one call, and what it returned: by events on the stream where there is a GPU, else by the clock."""
+    if not torch.cuda.is_available():
+        start = time.perf_counter()
+        result = run()
+        return time.perf_counter() - start, result
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    result = run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3, result
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Seconds of each call of each candidate. They run round by round (A B C A B C ...), so that other load on the
+    machine meets all of them alike; `warm_up` calls of each come first and are not counted."""
+    for run in candidates.values():
+        for _ in range(warm_up):
+            run()
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            time.sleep(PAUSE)
+            found[name].append(timed(run)[0])
+            progress()
+    return found
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p90, p99 and mean in milliseconds, and how many there were; with few, p99 is close to the largest."""
+    p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1e3
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "mean_ms": float(np.mean(seconds)) * 1e3, "n": len(seconds)}
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> float:
+    """How many times faster `other` is: the median over the rounds of base / other, each pair measured side by side."""
+    return float(np.median(np.asarray(base) / np.asarray(other)))
+
+
+def power_law(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
+    """(exponent, r^2) of cost = a * size^exponent by least squares of the logarithms; NaN from fewer than two sizes."""
+    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
+    if len(set(sizes)) < 2:
+        return math.nan, math.nan
+    slope, start = np.polyfit(x, y, 1)
+    spread = ((y - y.mean()) ** 2).sum()
+    return float(slope), 1.0 if spread == 0 else float(1 - ((y - slope * x - start) ** 2).sum() / spread)
+
+
+class StepClock:
+    """Seconds of each step of a pipeline (`Pipeline(step=clock)`); on a GPU each step waits for its work to end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """What has gathered since the last call."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+
+def peak_memory(
+    prepare: Callable[..., Callable[[], object]], *arguments: Any, timeout: float = 900
+) -> dict[str, float]:
+    """Peak memory in MiB of a process of its own: `loaded` when `prepare(*arguments)` has loaded everything, `peak`
+    when the function that it returned has run twice; on a GPU `gpu`, what the device gave in the meantime.
+
+    `prepare` is a module's function, since a fresh process must find it. Raises UserError where the process fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_memory, args=(send, torch.get_num_threads(), prepare, arguments))
+    process.start()
+    send.close()
+    try:
+        found: dict[str, float] | str = receive.recv() if receive.poll(timeout) else f"it took over {timeout:.0f} s"
+    except EOFError:
+        found = "the process was killed, perhaps for want of memory"
+    finally:
+        if process.is_alive() and not receive.closed:
+            process.join(5)
+            process.kill()
+        process.join()
+    if isinstance(found, str):
+        raise UserError(f"peak memory could not be measured: {found}")
+    return found
+
+
+def _measure_memory(send: Any, threads: int, prepare: Callable[..., Callable[[], object]], arguments: Any) -> None:
+    try:
+        torch.set_num_threads(threads)
+        free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+        run = prepare(*arguments)
+        with suppress(OSError, AttributeError):  # glibc only: what is free but resident would hide growth
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
+        loaded = _resident("VmHWM")
+        for _ in range(2):
+            run()
+        found = {"loaded": loaded, "peak": _resident("VmHWM")}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            found["gpu"] = (free - torch.cuda.mem_get_info()[0]) / 2**20
+        send.send(found)
+    except Exception as error:  # told to the parent in one sentence
+        send.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _resident(field: str) -> float:
+    # Not getrusage's ru_maxrss: a new process inherits its parent's there.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024

@@ -1,0 +1,62 @@
+"""What the ensemble's Python steps share. Importable only inside Triton's Python backend.
+
+Tensors cross the backend's border by DLPack only: through numpy 2 the backend of older servers returns empty arrays,
+and its strings arrive broken, which is why names travel as bytes.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+from torch import Tensor
+
+from ovavss.errors import UserError
+from ovavss.model.presets import PRESETS
+from ovavss.serving.graph_step import dlpack, error_response, settings
+
+
+class Step:
+    """A step that answers one request at a time. A step implements `run`, and `start` if it has something to prepare.
+
+    Every request leaves a line in the server's log: its id, the step, what the step notes, milliseconds.
+    """
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Called by Triton once."""
+        self.config: dict[str, Any] = json.loads(args["model_config"])
+        self.preset = PRESETS[settings(self.config)["preset"]]
+        counter = pb_utils.MetricFamily.COUNTER
+        self.refusals = pb_utils.MetricFamily("ovavss_refused", "Requests that a step refused", counter)
+        self.refused = self.refusals.Metric(labels={"step": self.config["name"]})
+        self.start()
+
+    def start(self) -> None:
+        """Prepare what all requests share."""
+
+    def run(self, request: Any, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+        """The outputs by name, and a note for the log. UserError where the client is to blame."""
+        raise NotImplementedError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Called by Triton."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        begin, name = time.perf_counter(), self.config["name"]
+        try:
+            with torch.inference_mode():
+                outputs, note = self.run(request, {t.name(): torch.from_dlpack(t) for t in request.inputs()})
+                response = pb_utils.InferenceResponse([dlpack(n, tensor) for n, tensor in outputs.items()])
+        except UserError as error:
+            self.refused.increment(1)
+            note, response = f"refused: {error}", error_response(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:
+            pb_utils.Logger.log_error(traceback.format_exc())
+            note, response = f"failed: {error}", error_response(f"{name} failed: {error}")
+        milliseconds = 1000 * (time.perf_counter() - begin)
+        pb_utils.Logger.log_info(f"request '{request.request_id()}' {name}: {note}, {milliseconds:.1f} ms")
+        return response
