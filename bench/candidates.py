@@ -1,0 +1,175 @@
+"""Who can run the graphs on this machine: every runtime, format and precision, or the sentence that says why not."""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ovavss.errors import UserError
+from ovavss.model.graph_names import GRAPHS
+from ovavss.model.graphs import GraphSpec, Models, graph_modules, graph_specs
+from ovavss.model.presets import PRESETS, Preset
+from ovavss.runtime.custom_op import custom_op_library
+from ovavss.runtime.engines import (
+    Format,
+    Manifest,
+    Precision,
+    artifact_key,
+    checked_artifact,
+    open_artifact,
+    read_manifest,
+    sha256,
+    torch_runners,
+)
+from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.weights import WeightsSource, load_models
+
+Runners = dict[str, Runner]
+NO_GPU = "needs an NVIDIA GPU, and this machine has none"
+NOT_BUILT = "not in the engines folder"
+EAGER = "torch"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the graphs. `load` opens those named; `missing`: why it cannot run here (then it must not)."""
+
+    name: str
+    load: Callable[[Iterable[str]], Runners]
+    missing: str = ""
+
+    def open(self, graphs: Iterable[str] = GRAPHS) -> Runners:
+        """The runners of these graphs."""
+        return self.load(graphs)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An engines folder and the weights that it was built from (none: those shipped, or the manifest's seed)."""
+
+    engines: Path
+    weights: tuple[Path, ...] = ()
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.engines)
+
+    def preset(self) -> Preset:
+        return PRESETS[self.manifest().preset]
+
+    def models(self) -> Models:
+        """The model in PyTorch; UserError where its weights are not those of the engines."""
+        manifest = self.manifest()
+        loaded = load_models(PRESETS[manifest.preset], WeightsSource(self.weights, seed=manifest.seed or 0))
+        if sorted(sha256(path) for path in loaded.files) != sorted(manifest.weights.values()):
+            names = ", ".join(manifest.weights) or f"random weights of seed {manifest.seed}"
+            raise UserError(f"{self.engines} was built from {names}; give the same files with --weights")
+        return loaded.models
+
+    def random(self) -> bool:
+        """Whether the weights are random, so that no figure of quality means anything."""
+        return self.manifest().seed is not None
+
+
+def candidates(source: Source, models: Models | None = None, compiled: bool = False) -> dict[str, Candidate]:
+    """All, by name; the first is eager PyTorch (of `models`, or loaded when it is opened). `compiled`: torch.compile
+    too, which takes minutes to start."""
+
+    def get() -> Models:
+        return models or source.models()
+
+    found = [Candidate(EAGER, lambda graphs: torch_runners(get(), graphs))]
+    why = "" if compiled else "left out: it compiles for minutes; ask for it with --compile"
+    found.append(Candidate("torch_compile", lambda graphs: compiled_runners(get(), graphs), why))
+    found.append(
+        Candidate("torch_cuda", lambda graphs: cuda_runners(get(), graphs), "" if torch.cuda.is_available() else NO_GPU)
+    )
+    manifest = source.manifest()
+    for form in Format:
+        for precision in Precision:
+            found += _built(source, manifest, form, precision)
+    return {candidate.name: candidate for candidate in found}
+
+
+def _built(source: Source, manifest: Manifest, form: Format, precision: Precision) -> list[Candidate]:
+    """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA."""
+    key = artifact_key(form, precision)
+    built = all(key in manifest.graphs.get(graph, {}) for graph in GRAPHS)
+    why = "" if built else NOT_BUILT
+    if form is not Format.ONNX:
+        if form is not Format.TORCHSCRIPT and not torch.cuda.is_available():
+            why = NO_GPU
+        return [Candidate(key, lambda graphs: _open(source, form, precision, graphs), why)]
+    plugin = "" if custom_op_library() else "the operator is not built: `make plugins`"
+    cuda = "" if torch.cuda.is_available() else NO_GPU
+    cpu, gpu = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return [
+        Candidate(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why),
+        Candidate(f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or plugin),
+        Candidate(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
+        Candidate(f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin),
+    ]
+
+
+def _open(source: Source, form: Format, precision: Precision, graphs: Iterable[str]) -> Runners:
+    manifest, specs = source.manifest(), _specs(source)
+    return {
+        graph: open_artifact(specs[graph], checked_artifact(source.engines, manifest, graph, form, precision), form)
+        for graph in graphs
+    }
+
+
+def _onnx(
+    source: Source, precision: Precision, providers: list[str], custom_op: bool, graphs: Iterable[str]
+) -> Runners:
+    manifest, specs = source.manifest(), _specs(source)
+    return {
+        graph: OnnxRuntimeRunner(
+            specs[graph],
+            checked_artifact(source.engines, manifest, graph, Format.ONNX, precision),
+            providers,
+            custom_op=custom_op,
+        )
+        for graph in graphs
+    }
+
+
+def _specs(source: Source) -> dict[str, GraphSpec]:
+    manifest = source.manifest()
+    return graph_specs(PRESETS[manifest.preset], manifest.size)
+
+
+def compiled_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
+    """torch.compile, sizes dynamic; compiled at the first call of each graph."""
+    specs, modules = graph_specs(models.preset), graph_modules(models)
+    return {name: _Compiled(specs[name], modules[name]) for name in graphs}
+
+
+class _Compiled(TorchRunner):
+    def __init__(self, spec: GraphSpec, module: nn.Module) -> None:
+        super().__init__(spec, module)
+        self.module = torch.compile(self.module, dynamic=True)  # type: ignore[assignment]
+
+
+def cuda_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
+    """Eager PyTorch on the GPU; what comes in is moved there."""
+
+    class OnGpu(TorchRunner):
+        def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+            return super().run({name: tensor.cuda(non_blocking=True) for name, tensor in inputs.items()})
+
+    specs, modules = graph_specs(models.preset), graph_modules(models)
+    return {name: OnGpu(specs[name], deepcopy(modules[name]).cuda()) for name in graphs}
+
+
+def chosen(all_of_them: Mapping[str, Candidate], names: str | None) -> dict[str, Candidate]:
+    """Those of `a,b` (None: all), eager PyTorch first; UserError for a name that there is not."""
+    if names is None:
+        return dict(all_of_them)
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in all_of_them:
+            raise UserError(f"--runners '{name}' is unknown; choose of {','.join(all_of_them)}")
+    return {name: candidate for name, candidate in all_of_them.items() if name == EAGER or name in wanted}

@@ -1,0 +1,153 @@
+"""Each script at its smallest settings writes what it promises and refuses bad input in one sentence."""
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import typer
+from candidates import Source, candidates
+from click.testing import Result
+from onnx import numpy_helper
+from parity import compare
+from typer.testing import CliRunner
+
+from ovavss.evaluation.evaluate import WORLD, world_clips
+from ovavss.runtime.engines import read_manifest, sha256
+
+
+def run(script: str, *arguments: object) -> Result:
+    """The command as users call it, in this process: to import torch for each takes longer than most of them."""
+    app = typer.Typer()
+    app.command()(importlib.import_module(script.removesuffix(".py")).main)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def written(script: str, path: Path, *arguments: object, status: int = 0) -> dict[str, Any]:
+    """What it wrote with --json."""
+    done = run(script, *arguments, "--json", path)
+    assert done.exit_code == status, done.stderr
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert {"machine", "versions", "commit"} <= set(found)
+    return found
+
+
+def test_speedups(tiny_engines: Path, tmp_path: Path) -> None:
+    rows = "select,few crops,fused op,overlap,clip batch,onnx,onnx-cuda,together"
+    out = tmp_path / "speedups.json"
+    found = written("speedups.py", out, "--engines", tiny_engines, "--clips", 6, "--group", 3, "--rows", rows)
+    of_name = {row["name"]: row for row in found["rows"]}
+    plain = of_name.pop("plain")
+    assert plain["crops_per_clip"] > 0 and plain["miou"]["mean"] > 0 and plain["speed_up"] == 1
+    for name in ("select", "fused op", "overlap", "clip batch", "onnx"):
+        row = of_name[name]
+        if not row["missing"]:
+            assert row["agreement"] > 99.9 and row["crops_per_clip"] == plain["crops_per_clip"], name
+    assert of_name["few crops"]["fewer_crops"] > 1 and of_name["together"]["fewer_crops"] > 1
+
+
+def test_latency(tiny_engines: Path, tmp_path: Path) -> None:
+    options = ["--runners", "onnx,tensorrt", "--rounds", 2, "--no-sweeps", "--no-memory"]
+    found = written("latency.py", tmp_path / "latency.json", "--engines", tiny_engines, *options)
+    assert {row["runner"] for row in found["clips"]} >= {"torch", "onnx"} and len(found["graphs"]) >= 8
+    for row in found["clips"]:
+        assert set(row["steps_ms"]) == {"audio_encoder", "usslm", "find_regions", "crop_regions", "clip_image_encoder",
+                                        "classify"}  # fmt: skip
+        assert sum(row["steps_ms"].values()) == pytest.approx(row["mean_ms"], rel=0.2)
+    assert "tensorrt" in found["missing"] or any(row["runner"] == "tensorrt" for row in found["clips"])
+
+
+def test_parity_passes(tiny_engines: Path, tmp_path: Path) -> None:
+    found = written("parity.py", tmp_path / "parity.json", "--engines", tiny_engines, "--clips", 4, "--runners", "onnx")
+    row = {row["name"]: row for row in found["rows"]}["onnx"]
+    assert row["passed"] and row["agreement"] > 99.9 and row["share"]["mean"] >= 99.9
+
+
+def test_parity_fails_for_a_damaged_graph(tiny_engines: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_engines, folder)
+    path = folder / "usslm.onnx"
+    model = onnx.load(path)
+    weight = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(np.zeros_like(values), weight.name))
+    onnx.save(model, path)
+    manifest = read_manifest(folder)  # the hash must fit, so that only the numbers can tell
+    graphs = {name: dict(artifacts) for name, artifacts in manifest.graphs.items()}
+    graphs["usslm"]["onnx"] = replace(graphs["usslm"]["onnx"], sha256=sha256(path), size=path.stat().st_size)
+    replace(manifest, graphs=graphs).write(folder)
+    out = tmp_path / "parity.json"
+    found = written("parity.py", out, "--engines", folder, "--clips", 6, "--runners", "onnx", status=1)
+    assert [row["passed"] for row in found["rows"] if not row["missing"]] == [True, False]
+
+
+def test_any_predictor_takes_part() -> None:
+    predictors = {"truth": lambda clip: clip.label_map, "nothing": lambda clip: np.zeros_like(clip.label_map)}
+    truth, nothing = compare(predictors, world_clips(2000, 3), WORLD, random=False)
+    assert truth["passed"] and not nothing["passed"] and nothing["share"]["base"] == 0
+    assert truth["agreement"] == 100 > nothing["agreement"]
+
+
+def test_capacity_reads_latency(tiny_engines: Path, tmp_path: Path) -> None:
+    steps = {"usslm": 60.0, "clip_image_encoder": 40.0}
+    row = {"runner": "onnx", "mean_ms": 100.0, "p50_ms": 100.0, "p99_ms": 110.0, "steps_ms": steps}
+    (tmp_path / "latency.json").write_text(json.dumps({"clips": [row]}))
+    options = ["--latency", tmp_path / "latency.json", "--rate", 40, "--p99-ms", 300, "--engines", tiny_engines]
+    found = written("capacity.py", tmp_path / "capacity.json", *options, "--check", "--requests", 30)
+    assert found["plan"]["servers"] >= 4 and found["plan"]["step"] == "usslm"
+    assert found["check"]["p99_ms"]["measured"] > 0 and 0.2 < found["check"]["busy"]["during"] < 1.5
+
+
+def test_what_cannot_run_says_why(tiny_engines: Path) -> None:
+    found = candidates(Source(tiny_engines))
+    assert found["onnx-bf16"].missing == "not in the engines folder" and not found["onnx"].missing
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "sentence"),
+    [
+        ("latency.py", ["--engines", "nowhere"], "error: there is no engines folder nowhere; build it with"),
+        (
+            "parity.py",
+            ["--engines", "ENGINES", "--runners", "onx"],
+            "error: --runners 'onx' is unknown; choose of",
+        ),
+        ("parity.py", ["--engines", "ENGINES", "--data", "nowhere"], "error: "),
+        (
+            "speedups.py",
+            ["--engines", "ENGINES", "--rows", "magic"],
+            "error: --rows 'magic' is unknown; choose",
+        ),
+        ("capacity.py", [], "error: there is nothing to do: give --latency FILE"),
+        ("capacity.py", ["--check"], "error: --check needs --engines DIR"),
+        ("capacity.py", ["--latency", "ENGINES/manifest.json"], "is not a file of bench/latency.py"),
+        (
+            "report.py",
+            ["--engines", "ENGINES", "--out", "OUT", "--serving", "nowhere.json"],
+            "error: --serving nowhere",
+        ),
+    ],
+)
+def test_bad_input(script: str, arguments: list[str], sentence: str, tiny_engines: Path, tmp_path: Path) -> None:
+    given = [part.replace("ENGINES", str(tiny_engines)).replace("OUT", str(tmp_path / "out")) for part in arguments]
+    done = run(script, *given)
+    assert done.exit_code == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.strip().count("\n") == 0 and not list(tmp_path.glob("**/*.html"))
+
+
+@pytest.mark.slow
+def test_report(tiny_engines: Path, tmp_path: Path) -> None:
+    serving = tmp_path / "serving.json"
+    serving.write_text(json.dumps({"clips": 5, "ensemble": {"Offline": {"samples_per_second": 2.5}, "mean_iou": 61.2}}))
+    done = run("report.py", "--engines", tiny_engines, "--out", tmp_path / "report", "--quick", "--serving", serving)
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report" / "pictures").iterdir())) >= 6
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page  # nothing is fetched
+    assert "samples_per_second" in page and "61.2" in page
+    assert "mIoU parity" in (tmp_path / "report" / "report.md").read_text()
