@@ -7,6 +7,7 @@ and its strings arrive broken, which is why names travel as bytes.
 import json
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from ovavss.model.presets import PRESETS
 from ovavss.serving.graph_step import dlpack, error_response, settings
 
 
-class Step:
+class Step(ABC):
     """A step that answers one request at a time. A step implements `run`, and `start` if it has something to prepare.
 
     Every request leaves a line in the server's log: its id, the step, what the step notes, milliseconds.
@@ -34,12 +35,12 @@ class Step:
         self.refused = self.refusals.Metric(labels={"step": self.config["name"]})
         self.start()
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027  most steps have nothing to prepare
         """Prepare what all requests share."""
 
+    @abstractmethod
     def run(self, request: Any, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         """The outputs by name, and a note for the log. UserError where the client is to blame."""
-        raise NotImplementedError
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Called by Triton."""
