@@ -41,7 +41,7 @@ BASE = tuple(i for i in range(36) if i not in NOVEL)
 
 Kind = Literal["mixed", "silent", "off_screen"]
 
-_RGB = ((222, 42, 42), (238, 212, 40), (44, 168, 62), (60, 206, 220), (48, 78, 222), (208, 52, 196))
+RGB = ((222, 42, 42), (238, 212, 40), (44, 168, 62), (60, 206, 220), (48, 78, 222), (208, 52, 196))
 _REACH = 1.2  # no form extends further than this many radii from its centre
 _MAX_SNIPPETS = 11  # beyond it i + 0.5 s lies outside state i
 
@@ -317,7 +317,7 @@ def sample_scene(
         category = (loud + quiet)[which]
         sound = _make_sound(rng, category, snippets, config) if which < len(loud) else None
         angle, spin, turning = rng.random(3)
-        r, g, b = (int(c) for c in np.clip(np.array(_RGB[category // 6]) + rng.integers(-14, 15, 3), 0, 255))
+        r, g, b = (int(c) for c in np.clip(np.array(RGB[category // 6]) + rng.integers(-14, 15, 3), 0, 255))
         shapes.append(
             Shape(
                 category=category,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS
+from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS, RGB
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.presets import Preset
 from ovavss.model.resnet import ResNet
@@ -85,10 +85,26 @@ def colour_and_form_loss(colour: Tensor, form: Tensor, colours: Tensor, forms: T
     return loss_among_seen(colour, colours, SEEN.T[forms]) + loss_among_seen(form, forms, SEEN[colours])
 
 
+def _turns() -> Tensor:
+    """By how many degrees hue can be turned so that each of the six colours is 12 degrees or more from all six."""
+    red, green, blue = torch.tensor(RGB, dtype=torch.float64).T
+    hues = torch.atan2((green - blue) * 3**0.5, 2 * red - green - blue).rad2deg()
+    turns = torch.arange(360)
+    away = (hues[:, None] + turns[:, None, None] - hues + 180) % 360 - 180
+    return turns[(away.abs() >= 12).all(2).all(1)]
+
+
+_TURNS = _turns()
+
+
 def other_hues(images: Tensor) -> Tensor:
-    """Normalised images [n, 3, H, W], each with its hue turned by 25 to 35 degrees to one side and its saturation drawn
-    from [0, 1]: colours between the world's six, which no category has."""
-    degrees = (25 + 10 * torch.rand(len(images))) * (2.0 * torch.randint(0, 2, (len(images),)) - 1)
+    """Normalised images [n, 3, H, W], each with its hue turned and its saturation drawn from [0, 1]: colours that no
+    category has.
+
+    They are turned to anywhere between the six: to a neighbour only, a hue would tell which forms to expect (no red is
+    a star in training, so no orange would be).
+    """
+    degrees = _TURNS[torch.randint(0, len(_TURNS), (len(images),))]
     angle = degrees * (torch.pi / 180)
     saturation = torch.rand(len(images)).sqrt()
     # A turn about the grey axis (Rodrigues' formula).

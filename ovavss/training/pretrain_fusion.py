@@ -3,7 +3,10 @@
 A localiser that starts from nothing matches colour with register and stops there, since that alone is right most of the
 time. Here the first encoder layer is asked whether the own colour's register sounds and whether the own form's pattern
 does (besides colour and form), and the last what sounds, on single frames with sounds chosen against them. Base
-combinations only; a quarter of the frames are in other hues and teach form alone. All heads are thrown away afterwards.
+combinations only. Form is asked in other hues, colour in blurred pictures as well: where both are plain, a network soon
+knows which forms to expect in which colour, and of novel objects it told 31 % of the forms, of base ones 91 %.
+
+The same questions are put now and then while the localiser trains (`Rehearsal`), or it forgets the answers.
 """
 
 from dataclasses import dataclass, fields
@@ -16,13 +19,14 @@ from torch.nn import functional as F
 from ovavss.data.sounding_shapes import COLOURS, FORMS
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.usslm import USSLM
-from ovavss.training.pretrain_backbone import colour_and_form_loss, other_hues
+from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues
 from ovavss.training.schedule import Report, warm_cosine
 from ovavss.training.sound_bank import SoundBank
 from ovavss.training.world import RenderedWorld
 
 _STRIDE = 8
-COLOURED, OTHER_HUES = 18, 6  # frames of a step
+PLAIN, BLURRED, OTHER_HUES = 12, 4, 8  # frames of a step
+_BLUR = 11  # pixels that a box covers; three boxes leave nothing of a form whose radius is 10 to 17
 
 
 class Comparison(nn.Module):
@@ -41,14 +45,14 @@ class Comparison(nn.Module):
         for head in (self.first, *self.sounding):
             assert isinstance(head, nn.Conv2d)
             nn.init.zeros_(head.weight)
-        self.tokens: list[Tensor] = []
-        self.hook = self.pixel_decoder.layers[0].register_forward_hook(lambda _m, _i, out: self.tokens.append(out))
 
     def forward(self, images: Tensor, audio: Tensor) -> list[Tensor]:
-        self.tokens.clear()
+        after_first: list[Tensor] = []
+        hook = self.pixel_decoder.layers[0].register_forward_hook(lambda _m, _i, out: after_first.append(out))
         decoded = self.pixel_decoder(self.backbone(images), audio)
+        hook.remove()
         finest = decoded.multi_scale[-1]
-        tokens = self.tokens.pop()[:, -finest.shape[2] * finest.shape[3] :].transpose(1, 2).reshape(finest.shape)
+        tokens = after_first[0][:, -finest.shape[2] * finest.shape[3] :].transpose(1, 2).reshape(finest.shape)
         colour, form, heard = self.first(tokens).split((len(COLOURS) + 1, len(FORMS) + 1, 2), 1)
         return [colour, form, heard, self.sounding[0](finest), self.sounding[1](decoded.mask_features)]
 
@@ -98,24 +102,41 @@ def spread(values: Tensor, instances: Tensor, stride: int) -> Tensor:
     return values.gather(1, cells.flatten(1)).reshape(cells.shape)
 
 
-def _form_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
-    """Of frames in other hues: form alone."""
+def _other_hues_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, float]:
+    """Of frames in other hues: form, and whether its pattern sounds; and the share of forms that are right."""
     category = spread(frames.categories, frames.instances, _STRIDE)
-    return F.cross_entropy(outputs[1], torch.where(category >= 0, category % len(FORMS) + 1, 0))
+    inside = category >= 0
+    forms = torch.where(inside, category % len(FORMS) + 1, 0)
+    compared = _compared(outputs[2][:, 1], spread(frames.heard[..., 1], frames.instances, _STRIDE), inside)
+    right = (outputs[1].argmax(1) == forms)[inside].float().mean().item()
+    return F.cross_entropy(outputs[1], forms) + 2 * compared, right
 
 
-def _losses(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, float]]:
-    """The loss, and on the pixels of objects: share of colours, forms and the two comparisons that are right; and, of
-    those whose register sounds, how often it is said that they sound where they do and where they do not."""
-    colour, form, heard, coarse, fine = outputs
+def _compared(logits: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
+    each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return (each * inside).sum() / inside.sum()
+
+
+def _blurred_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
+    """Of blurred frames: colour, and whether its register sounds."""
     category = spread(frames.categories, frames.instances, _STRIDE)
     inside = category >= 0
     colours = torch.where(inside, category // len(FORMS) + 1, 0)
-    loss = colour_and_form_loss(colour, form, colours, torch.where(inside, category % len(FORMS) + 1, 0))
+    compared = _compared(outputs[2][:, 0], spread(frames.heard[..., 0], frames.instances, _STRIDE), inside)
+    return F.cross_entropy(outputs[0], colours) + 2 * compared
+
+
+def _plain_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, float]]:
+    """Of frames as they are: colour, the two comparisons, what sounds. And on the pixels of objects: share of colours
+    and comparisons that are right; and, of those whose register sounds, how often it is said that they sound where they
+    do and where they do not."""
+    colour, _, heard, coarse, fine = outputs
+    category = spread(frames.categories, frames.instances, _STRIDE)
+    inside = category >= 0
+    colours, forms = (torch.where(inside, x + 1, 0) for x in (category // len(FORMS), category % len(FORMS)))
+    loss = loss_among_seen(colour, colours, SEEN.T[forms])
     register, pattern, sounds = (spread(x, frames.instances, _STRIDE) for x in frames.heard.unbind(2))
-    compared = torch.stack([register, pattern], 1)
-    each = F.binary_cross_entropy_with_logits(heard, compared, reduction="none")
-    loss = loss + 2 * (each * inside[:, None]).sum() / inside.sum()
+    loss = loss + 2 * (_compared(heard[:, 0], register, inside) + _compared(heard[:, 1], pattern, inside))
     for logits, stride in ((coarse, 8), (fine, 4)):
         truth = spread(frames.heard[..., 2], frames.instances, stride)
         objects = (spread(frames.categories, frames.instances, stride) >= 0).float()
@@ -123,21 +144,34 @@ def _losses(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, fl
         loss = loss + F.binary_cross_entropy_with_logits(logits[:, 0], truth, 1 + 3 * objects)
     with torch.no_grad():
         said = coarse[:, 0] > 0
-        right = (heard > 0) == (compared > 0)
         shares = {
             "colour": (colour.argmax(1) == colours)[inside],
-            "form": form.argmax(1)[inside] == category[inside] % len(FORMS) + 1,
-            "register": right[:, 0][inside],
-            "pattern": right[:, 1][inside],
+            "register": ((heard[:, 0] > 0) == (register > 0))[inside],
+            "pattern": ((heard[:, 1] > 0) == (pattern > 0))[inside],
             "sounding": said[sounds > 0],
             "wrong form": said[(register > 0) & (sounds == 0)],
         }
     return loss, {name: share.float().mean().item() for name, share in shares.items()}
 
 
+def comparison_loss(
+    model: Comparison, world: RenderedWorld, bank: SoundBank, rng: np.random.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one step of 24 frames, 4 of them blurred and 8 in other hues, and the shares that are right."""
+    frames = compared_frames(world, bank, PLAIN + BLURRED + OTHER_HUES, rng)
+    plain, blurred, others = slice(PLAIN), slice(PLAIN, -OTHER_HUES), slice(-OTHER_HUES, None)
+    for _ in range(3):
+        frames.images[blurred] = F.avg_pool2d(frames.images[blurred], _BLUR, 1, _BLUR // 2, count_include_pad=False)
+    frames.images[others] = other_hues(frames.images[others])
+    outputs = model(frames.images, frames.tokens)
+    loss, shares = _plain_loss([x[plain] for x in outputs], frames.part(plain))
+    loss = loss + _blurred_loss([x[blurred] for x in outputs], frames.part(blurred))
+    other, form = _other_hues_loss([x[others] for x in outputs], frames.part(others))
+    return loss + other, {**shares, "form": form}
+
+
 def pretrain_fusion(
-    usslm: USSLM,
-    dim: int,
+    model: Comparison,
     world: RenderedWorld,
     bank: SoundBank,
     steps: int,
@@ -145,22 +179,17 @@ def pretrain_fusion(
     report: Report,
     lr: float = 1.5e-3,
 ) -> None:
-    """Trains backbone (its batch norm trainable), fusion and pixel decoder in place for `steps` of 18 frames and 6 in
-    other hues."""
+    """Trains backbone (its batch norm trainable), fusion and pixel decoder in place."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 5])
-    model = Comparison(usslm, dim).train()
-    backbone = {id(p) for p in usslm.backbone.parameters()}
+    model.train()
+    backbone = {id(p) for p in model.backbone.parameters()}
     groups = [[p for p in model.parameters() if (id(p) in backbone) is mine] for mine in (True, False)]
     optimizer = torch.optim.AdamW(
         [{"params": group, "share": share} for group, share in zip(groups, (0.5, 1.0))], weight_decay=0.02, fused=True
     )
     for step in range(steps):
-        frames = compared_frames(world, bank, COLOURED + OTHER_HUES, rng)
-        frames.images[COLOURED:] = other_hues(frames.images[COLOURED:])
-        outputs = model(frames.images, frames.tokens)
-        loss, shares = _losses([x[:COLOURED] for x in outputs], frames.part(slice(COLOURED)))
-        loss = loss + _form_loss([x[COLOURED:] for x in outputs], frames.part(slice(COLOURED, None)))
+        loss, shares = comparison_loss(model, world, bank, rng)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["share"] * warm_cosine(step, steps, 50)
         optimizer.zero_grad(set_to_none=True)
@@ -168,4 +197,25 @@ def pretrain_fusion(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         report(step, {"loss": loss.item(), **shares})
-    model.hook.remove()
+
+
+class Rehearsal:
+    """The same questions to a localiser in training, in every `every`-th iteration; the heads stay as they are.
+
+    Called with the iteration and its generator: the loss to add, float32 [], or None.
+    """
+
+    def __init__(
+        self, model: Comparison, world: RenderedWorld, bank: SoundBank, every: int = 2, weight: float = 0.5
+    ) -> None:
+        self.model, self.world, self.bank, self.every, self.weight = model, world, bank, every, weight
+        for head in (model.first, *model.sounding):
+            head.requires_grad_(False)
+
+    def __call__(self, iteration: int, rng: np.random.Generator) -> Tensor | None:
+        if iteration % self.every:
+            return None
+        self.model.eval()  # statistics of batch norm are those of the real clips
+        loss, _ = comparison_loss(self.model, self.world, self.bank, rng)
+        self.model.train()
+        return self.weight * loss

@@ -4,7 +4,6 @@ A finished stage leaves its weights in the work folder and is not repeated; the 
 checkpoint. Nothing but CLIP sees or hears a novel combination.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from ovavss.training.clips import WorldClips
 from ovavss.training.pretrain_audio import pretrain_audio_encoder
 from ovavss.training.pretrain_backbone import pretrain_backbone
 from ovavss.training.pretrain_clip import many_crops, train_clip
-from ovavss.training.pretrain_fusion import pretrain_fusion
+from ovavss.training.pretrain_fusion import Comparison, Rehearsal, pretrain_fusion
 from ovavss.training.run import run
 from ovavss.training.schedule import Report
 from ovavss.training.sound_bank import SoundBank, sound_bank
@@ -36,7 +35,7 @@ from ovavss.training.trainer import Recipe, Trainer
 from ovavss.training.world import RenderedWorld, rendered_world
 
 LOCALISER = Recipe(
-    iterations=1900, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.35,
+    iterations=1700, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.35,
     num_points=1024, no_object_weight=0.4, batch_norm="trained", ema=0.998, seed=1,
 )  # fmt: skip
 
@@ -44,8 +43,6 @@ LOCALISER = Recipe(
 # Late in training the localiser grows sure of base combinations and unsure of novel ones, so the result is a mean of
 # its averaged weights after this share of the iterations and at the end; the latter count for LATE_SHARE.
 HALFWAY, LATE_SHARE = 10 / 19, 0.75
-# The sound score of a query that sounds as often as not is this low, since most queries do not; it becomes 0.5.
-CALIBRATED = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class TinyRecipe:
     world_clips: int = 16_000
     audio_clips: int = 3_000
     audio_steps: int = 260
-    backbone_steps: int = 600
+    backbone_steps: int = 700
     bank_mixtures: int = 1_600
-    fusion_steps: int = 900
+    fusion_steps: int = 1_500
     contrast: float = 0.4
     crop_clips: int = 4_000
     clip_steps: int = 1_500
@@ -112,9 +109,9 @@ class TinyTraining:
         stored = torch.load(path, weights_only=True)
         return SoundBank(stored["tokens"], stored["heard"].numpy())
 
-    def localiser_start(self, world: RenderedWorld, bank: SoundBank) -> USSLM:
-        """The localiser with backbone, fusion and pixel decoder pretrained on base combinations, the rest random; the
-        backbone's batch norm is trainable."""
+    def localiser_start(self, world: RenderedWorld, bank: SoundBank) -> tuple[USSLM, Comparison]:
+        """The localiser with backbone, fusion and pixel decoder pretrained on base combinations, the rest random, and
+        the pretraining's heads; the backbone's batch norm is trainable."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)
         usslm = USSLM(self.preset)
@@ -125,15 +122,15 @@ class TinyTraining:
             pretrain_backbone(backbone, self.preset, world, recipe.backbone_steps, recipe.seed, report)
 
         def train_fusion(report: Report) -> None:
-            pretrain_fusion(usslm, self.preset.hidden_dim, world, bank, recipe.fusion_steps, recipe.seed, report)
+            pretrain_fusion(comparison, world, bank, recipe.fusion_steps, recipe.seed, report)
 
         self._stage("backbone", backbone, recipe.backbone_steps, train_backbone)
         thaw_batch_norm(backbone)
-        trained = nn.ModuleDict({"backbone": backbone, "pixel_decoder": usslm.pixel_decoder})
+        comparison = Comparison(usslm, self.preset.hidden_dim)
         self._stage(
-            f"fusion_{self.preset.fusion.kind}_{recipe.fusion_steps}", trained, recipe.fusion_steps, train_fusion
+            f"fusion_{self.preset.fusion.kind}_{recipe.fusion_steps}", comparison, recipe.fusion_steps, train_fusion
         )
-        return usslm
+        return usslm, comparison
 
     def tokens(self, encoder: AudioEncoder) -> Tensor:
         """The tokens of the localiser's clips."""
@@ -148,9 +145,9 @@ class TinyTraining:
         """The trained localiser, its batch norm frozen; its checkpoint and log are in `folder` of the work folder."""
         world, encoder = self.world(), self.audio_encoder()
         bank = self.bank(encoder)
-        usslm = self.localiser_start(world, bank)
+        usslm, comparison = self.localiser_start(world, bank)
         clips = WorldClips(world, self.tokens(encoder), bank=bank, contrast=self.recipe.contrast)
-        trainer = Trainer(usslm, self.recipe.localiser)
+        trainer = Trainer(usslm, self.recipe.localiser, rehearsal=Rehearsal(comparison, world, bank))
         place, last = self.work / folder, self.recipe.localiser.iterations
         earlier = place / "halfway.pt"
         for stop in (max(1, round(HALFWAY * last)), last):
@@ -162,8 +159,6 @@ class TinyTraining:
         finished = USSLM(self.preset)
         finished.load_state_dict({name: torch.lerp(before[name], after[name], LATE_SHARE) for name in after})
         freeze_batch_norm(finished)
-        with torch.no_grad():
-            finished.mask_decoder.sound_head.bias[0] += math.log((1 - CALIBRATED) / CALIBRATED)
         return finished.eval()
 
     def clip(self, names: Literal["all", "base"] = "all") -> nn.Module:

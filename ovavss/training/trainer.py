@@ -1,6 +1,7 @@
 """The training loop of the localiser (USSLM) with the published criterion; audio encoder and CLIP stay frozen."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,9 @@ from ovavss.training.criterion import SetCriterion
 from ovavss.training.matcher import MaskLoss, Rand
 from ovavss.training.optimizer import build_optimizer, set_rate
 from ovavss.training.schedule import Ema, published_steps, warm_hold_cosine
+
+# From an iteration and its generator to a loss, or none.
+Rehearse = Callable[[int, np.random.Generator], Tensor | None]
 
 # What may change when a run is resumed: its end, as long as that does not lie in the past.
 _EXTENDABLE = ("iterations", "hold")
@@ -76,8 +80,11 @@ class Trainer:
     With `torch.distributed` initialised, every process takes its share of each iteration's clips.
     """
 
-    def __init__(self, usslm: USSLM, recipe: Recipe, device: torch.device | None = None) -> None:
+    def __init__(
+        self, usslm: USSLM, recipe: Recipe, device: torch.device | None = None, rehearsal: Rehearse | None = None
+    ) -> None:
         self.recipe, self.device = recipe, device or torch.device("cpu")
+        self.rehearsal = rehearsal  # a loss beside the criterion's
         self.usslm = usslm.to(self.device).train()
         self.distributed = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if self.distributed else 0
@@ -120,6 +127,9 @@ class Trainer:
         heads = [(p.sound_logits, p.mask_logits) for p in (predictions[-1], *predictions[:-1])]
         losses = self.criterion(heads, batch.targets, self.rand)
         total = self.criterion.total(losses)
+        if self.rehearsal is not None:
+            extra = self.rehearsal(self.iteration, np.random.default_rng([recipe.seed, self.iteration, self.rank, 1]))
+            total = total if extra is None else total + extra
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from ovavss.data.sounding_shapes import _RGB as RGB
-from ovavss.data.sounding_shapes import BASE, FORMS, Scene, Sound, render, sample_scene
+from ovavss.data.sounding_shapes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
 from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS, synthesize
 from ovavss.model.audio_encoder import AudioEncoder
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
+from ovavss.model.usslm import USSLM
 from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.training.ablation import Row, run_ablations
+from ovavss.training.batch_norm import thaw_batch_norm
 from ovavss.training.pretrain_audio import (
     CELLS,
     PAIR_SCALE,
@@ -26,7 +27,7 @@ from ovavss.training.pretrain_audio import (
 )  # fmt: skip
 from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues, seen_labels
 from ovavss.training.pretrain_clip import object_crops, rough_logits
-from ovavss.training.pretrain_fusion import compared_frames, spread
+from ovavss.training.pretrain_fusion import Comparison, Rehearsal, compared_frames, spread
 from ovavss.training.sound_bank import sound_bank
 from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weights
 from ovavss.training.world import TRAINING_CONFIG, rendered_world
@@ -163,9 +164,11 @@ def test_other_hues_are_no_colours_of_the_world() -> None:
     palette = torch.tensor([RGB[c] for c in range(6)], dtype=torch.float32)
     torch.manual_seed(0)
     for rgb in palette:
-        images = ((rgb[:, None, None] - mean) / std).expand(40, -1, 2, 2)
+        images = ((rgb[:, None, None] - mean) / std).expand(400, -1, 2, 2)
         turned = (other_hues(images) * std + mean)[:, :, 0, 0]
-        assert ((turned[:, None] - palette).norm(dim=2) > 25).all()
+        # A shape's colour varies by 14 in each channel.
+        assert ((turned[:, None] - palette).abs().amax(2) > 14).all()
+        assert (turned - rgb).abs().amax(1).max() > 150  # and they go all the way round
     grey = torch.full((3, 1, 1), 90.0)
     torch.testing.assert_close(other_hues(((grey - mean) / std)[None]) * std + mean, grey[None], atol=1e-3, rtol=0)
 
@@ -181,6 +184,24 @@ def test_frames_of_the_fusion_pretraining(tmp_path: Path) -> None:
     assert (register & pattern)[sounds].all() and (register & ~sounds).any() and (pattern & ~sounds).any()
     per_pixel = spread(frames.categories, frames.instances, 8)
     assert per_pixel.shape == (12, 12, 12) and ((per_pixel >= 0) == (frames.instances[:, 4::8, 4::8] > 0)).all()
+
+
+def test_rehearsal_keeps_heads_and_statistics(tmp_path: Path) -> None:
+    world = rendered_world(tmp_path, 4, 4, workers=1)
+    torch.manual_seed(0)
+    bank = sound_bank(AudioEncoder(TINY.audio, TINY.snippets).eval().requires_grad_(False), 4, 120, 1)
+    usslm = USSLM(TINY)
+    thaw_batch_norm(usslm)
+    model = Comparison(usslm, TINY.hidden_dim)
+    rehearsal = Rehearsal(model, world, bank)
+    before = {name: tensor.clone() for name, tensor in usslm.state_dict().items()}
+    assert rehearsal(1, np.random.default_rng(0)) is None
+    loss, again = (rehearsal(2, np.random.default_rng(0)) for _ in range(2))
+    assert loss is not None and again is not None and torch.equal(loss, again)
+    loss.backward()
+    assert model.first.weight.grad is None and usslm.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in usslm.state_dict().items())
+    assert usslm.backbone.stem.conv.weight.grad is not None
 
 
 def test_crops_are_those_of_the_pipeline() -> None:
