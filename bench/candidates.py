@@ -105,9 +105,10 @@ def _built(source: Source, manifest: Manifest, form: Format, precision: Precisio
     plugin = "" if custom_op_library() else "the operator is not built: `make plugins`"
     cuda = "" if torch.cuda.is_available() else NO_GPU
     cpu, gpu = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    kernels = "ONNX Runtime has no bfloat16 kernels for the CPU" if precision is Precision.BF16 else ""
     return [
-        Candidate(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why),
-        Candidate(f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or plugin),
+        Candidate(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why or kernels),
+        Candidate(f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or kernels or plugin),
         Candidate(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
         Candidate(f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin),
     ]
