@@ -30,6 +30,7 @@ from ovavss.commands.options import command
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
 from ovavss.model.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH
+from ovavss.model.presets import Proposals
 from ovavss.runtime.engines import open_engines
 from ovavss.runtime.pipeline import Options, Pipeline, Segmentation, choose_regions, crop_regions
 from ovavss.runtime.vocabulary import default_vocabulary
@@ -160,7 +161,9 @@ def logged_miou(folder: Path, clips: Sequence[EvaluationClip]) -> float:
 
 @app.command()
 @command
-def share(engines: Engines, out: Out, rounds: int = 6, requests: int = 60) -> None:
+def share(
+    engines: Engines, out: Out, rounds: int = 6, requests: int = 60, proposals: Proposals = Proposals.ALL
+) -> None:
     """Clips a second of the ensemble and of each graph alone, in turns, with as many requests on the way."""
     pipeline = Pipeline(*open_engines(engines))
     names, clips = default_vocabulary(pipeline.preset), list(world_clips(SEED, 16))
@@ -174,7 +177,7 @@ def share(engines: Engines, out: Out, rounds: int = 6, requests: int = 60) -> No
 
     with (
         serving(engines, out) as (url, _),
-        RemotePipeline(url, in_flight=CLIENTS, shared=False) as remote,
+        RemotePipeline(url, Options(proposals), in_flight=CLIENTS, shared=False) as remote,
         ThreadPoolExecutor(CLIENTS) as executor,
     ):
         calls: dict[str, Callable[[int], object]] = {
@@ -190,7 +193,13 @@ def share(engines: Engines, out: Out, rounds: int = 6, requests: int = 60) -> No
     middle = {name: statistics.median(values) for name, values in rates.items()}
     slowest = min((name for name in middle if name != "ensemble"), key=lambda name: middle[name])
     shares = [ours / theirs for ours, theirs in zip(rates["ensemble"], rates[slowest])]
-    result = {"slowest": slowest, "share": statistics.median(shares), "shares": shares, "clips_per_second": middle}
+    result = {
+        "proposals": proposals,
+        "slowest": slowest,
+        "share": statistics.median(shares),
+        "shares": shares,
+        "clips_per_second": middle,
+    }
     print(json.dumps(result))
     write_json(out / "share.json", {"header": header(), **result})
 
