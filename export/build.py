@@ -9,18 +9,13 @@ from pathlib import Path
 
 import onnx
 import torch
-from first_difference import first_difference
-from onnx_export import export_graph, write_model
-from precision import to_half
-from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from tensorrt_build import build_plan
 from torch import Tensor, nn
-from torchscript import export_torchscript
-from verify import RELATIVE, Comparison, VerificationError, compare, example_inputs
 
+from first_difference import first_difference
+from onnx_export import export_graph, write_model
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
@@ -39,6 +34,11 @@ from ovavss.runtime.engines import (
 from ovavss.runtime.runner import Arrays, TorchRunner
 from ovavss.runtime.weights import LoadedModels
 from ovavss.runtime.write import remove_leftovers
+from precision import to_half
+from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
+from tensorrt_build import build_plan
+from torchscript import export_torchscript
+from verify import RELATIVE, Comparison, VerificationError, compare, example_inputs
 
 # Any size serves for tracing; a small one is quick.
 _TRACED = (96, 128)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from request import Body, PlanOptions, Request, request_fingerprint
 
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
@@ -15,6 +14,7 @@ from ovavss.model.graph_names import GRAPHS
 from ovavss.model.presets import PRESETS
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
 from ovavss.runtime.shipped import shipped_weights
+from request import Body, PlanOptions, Request, request_fingerprint
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from precision import module_notes
 from torch import Tensor, nn
 
 from ovavss.errors import UserError
 from ovavss.model.graphs import GraphSpec
 from ovavss.runtime.custom_op import session_options
+from precision import module_notes
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import onnx
 import torch
-from deformable_attention import exported_as_node
 from onnx import compose
-from simplify import simplify
 from torch import Tensor, nn
 from torch.export import Dim
 
+from deformable_attention import exported_as_node
 from ovavss.model.frame_preparation import MULTIPLE
 from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
 from ovavss.model.pixel_decoder import LEVELS
 from ovavss.onnx_op import Body, add_bodies
 from ovavss.runtime.write import write_bytes
+from simplify import simplify
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.

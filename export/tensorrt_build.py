@@ -4,12 +4,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from request import PlanOptions
-
 from ovavss.errors import UserError
 from ovavss.model.graphs import GraphSpec
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.write import write_bytes
+from request import PlanOptions
 
 # Smallest, usual and largest size of each dynamic dimension. Frames: anything up to 4K.
 _RANGES = {

@@ -4,9 +4,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from onnx_export import Localiser
 from torch import Tensor, nn
 
+from onnx_export import Localiser
 from ovavss.model.graphs import GraphSpec, UsslmGraph
 from ovavss.runtime.write import written_whole
 

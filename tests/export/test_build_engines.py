@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import build_engines
 import golden_model
 import onnx
 import onnxruntime
@@ -13,11 +12,11 @@ import pytest
 import torch
 import typer
 from onnx import numpy_helper
-from onnx_export import export_graph, write_model
 from typer.testing import CliRunner
-from verify import VerificationError, compare, example_inputs
 
 import build
+import build_engines
+from onnx_export import export_graph, write_model
 from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import UsslmGraph, graph_modules, graph_specs
@@ -25,6 +24,7 @@ from ovavss.model.presets import PRESETS
 from ovavss.runtime.engines import open_engines, read_manifest, sha256
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
 from ovavss.runtime.weights import WeightsSource, build_models, load_models
+from verify import VerificationError, compare, example_inputs
 
 app = typer.Typer()
 app.command()(build_engines.build)

@@ -9,15 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import build_engines
 import pytest
 import torch
 import typer
-from request import PlanOptions
 from safetensors.torch import load_file, save_file
-from tensorrt_build import build_plan
 from typer.testing import CliRunner
 
+import build_engines
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import graph_specs
@@ -26,6 +24,8 @@ from ovavss.onnx_op import Body, add_bodies
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import Format, Precision, open_engines, read_manifest, sha256
 from ovavss.runtime.shipped import shipped_weights
+from request import PlanOptions
+from tensorrt_build import build_plan
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny"]
@@ -227,12 +227,11 @@ class TestTensorRTRTX:
 def localisers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Body, Precision], Path]:
     """The tiny localiser in ONNX: one export, each body in each precision."""
     from onnx_export import export_graph, write_model
-    from precision import to_half
-    from verify import example_inputs
-
     from ovavss.model.graphs import graph_modules
     from ovavss.model.pixel_decoder import LEVELS
     from ovavss.runtime.weights import build_models
+    from precision import to_half
+    from verify import example_inputs
 
     folder, models = tmp_path_factory.mktemp("localisers"), build_models(PRESETS["tiny"])
     spec, module = graph_specs(models.preset)["usslm"], graph_modules(models)["usslm"]

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
-from precision import to_half
 
 from ovavss.errors import UserError
 from ovavss.runtime.engines import Precision
+from precision import to_half
 
 KEPT = ("Softmax", "LayerNormalization", "InstanceNormalization", "Resize", "Sigmoid", "Log", "ReduceSum")
 
