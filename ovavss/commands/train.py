@@ -117,7 +117,7 @@ def _train_world(out: Path, preset: "Preset", localiser: "Recipe", checkpoint_ev
     training = TinyTraining(preset, TinyRecipe(seed=localiser.seed, localiser=localiser), out)
     usslm = training.localiser(checkpoint_every)
     path = out / (f"{preset.name}.safetensors" if names is ClipNames.ALL else f"{preset.name}_base_names.safetensors")
-    write_weights(path, training.audio_encoder(), usslm, training.clip(names.value), preset)
+    write_weights(path, training.audio_encoder(), usslm, training.adapted_clip(usslm, names.value), preset)
     print(f"weights are in {path}")
 
 

@@ -4,7 +4,7 @@ A finished stage leaves its weights in the work folder and is not repeated; the 
 checkpoint. Nothing but CLIP sees or hears a novel combination.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,14 +18,17 @@ from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.data.sounding_shapes import BASE, CATEGORIES
 from ovavss.model.audio_encoder import AudioEncoder
 from ovavss.model.clip import build_clip
+from ovavss.model.graphs import UsslmGraph
+from ovavss.model.open_vocabulary import LOGIT_SCALE
 from ovavss.model.presets import Preset
 from ovavss.model.resnet import ResNet
 from ovavss.model.usslm import USSLM
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
 from ovavss.training.clips import WorldClips
+from ovavss.training.crops import many_crops
 from ovavss.training.pretrain_audio import pretrain_audio_encoder
 from ovavss.training.pretrain_backbone import pretrain_backbone
-from ovavss.training.pretrain_clip import many_crops, train_clip
+from ovavss.training.pretrain_clip import train_clip
 from ovavss.training.pretrain_fusion import Comparison, Rehearsal, pretrain_fusion
 from ovavss.training.run import run
 from ovavss.training.schedule import Report
@@ -43,6 +46,8 @@ LOCALISER = Recipe(
 # Late in training the localiser grows sure of base combinations and unsure of novel ones, so the result is a mean of
 # its averaged weights after this share of the iterations and at the end; the latter count for LATE_SHARE.
 HALFWAY, LATE_SHARE = 10 / 19, 0.75
+
+_KNOWN: dict[str, Sequence[int]] = {"all": range(len(CATEGORIES)), "base": BASE}
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class TinyRecipe:
     contrast: float = 0.4
     crop_clips: int = 4_000
     clip_steps: int = 1_500
+    adapt_steps: int = 1_000
     localiser: Recipe = field(default_factory=lambda: LOCALISER)
 
 
@@ -168,12 +174,31 @@ class TinyTraining:
         model = build_clip(config)
 
         def train(report: Report) -> None:
-            crops, labels, _ = many_crops(recipe.crop_seed, recipe.crop_clips, config.image_size, self.workers)
-            known = range(len(CATEGORIES)) if names == "all" else BASE
-            train_clip(model, config, crops, labels, recipe.clip_steps, recipe.seed, report, known)
+            train_clip(model, config, [self._rough_crops()], recipe.clip_steps, recipe.seed, report, _KNOWN[names])
 
         self._stage(f"clip_{names}", model, recipe.clip_steps, train)
         return model.eval()
+
+    def adapted_clip(self, usslm: USSLM, names: Literal["all", "base"] = "all") -> nn.Module:
+        """`clip`, trained on with what the finished localiser cuts out in half of every batch."""
+        recipe, config = self.recipe, self.preset.clip
+        model = self.clip(names)
+
+        def train(report: Report) -> None:
+            localiser = UsslmGraph(usslm, self.preset).eval().requires_grad_(False)
+            encoder = self.audio_encoder().requires_grad_(False)
+            cut = many_crops(recipe.crop_seed, recipe.crop_clips, config.image_size, self.workers, encoder, localiser)
+            train_clip(
+                model, config, [self._rough_crops(), cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
+                lr=5e-4, scale=LOGIT_SCALE,
+            )  # fmt: skip
+
+        self._stage(f"adapted_clip_{names}", model, recipe.adapt_steps, train)
+        return model.eval()
+
+    def _rough_crops(self) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe
+        return many_crops(recipe.crop_seed, recipe.crop_clips, self.preset.clip.image_size, self.workers)
 
     def _stage(self, name: str, module: nn.Module, steps: int, train: Callable[[Report], None]) -> None:
         """Loads what an earlier run finished, else trains with a progress bar and keeps the result."""

@@ -11,11 +11,16 @@ from ovavss.data.sounding_shapes import BASE, FORMS, RGB, Scene, Sound, render, 
 from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS, synthesize
 from ovavss.model.audio_encoder import AudioEncoder
 from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.model.graph_names import CLIP_IMAGE_ENCODER, USSLM_GRAPH
+from ovavss.model.graphs import UsslmGraph, graph_modules
 from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
 from ovavss.model.usslm import USSLM
+from ovavss.runtime.engines import torch_runners
+from ovavss.runtime.pipeline import Pipeline
 from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.batch_norm import thaw_batch_norm
+from ovavss.training.crops import localiser_crops, marked_categories, normalised, rough_crops, rough_logits
 from ovavss.training.pretrain_audio import (
     CELLS,
     PAIR_SCALE,
@@ -26,7 +31,6 @@ from ovavss.training.pretrain_audio import (
     write_embeddings,
 )  # fmt: skip
 from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues, seen_labels
-from ovavss.training.pretrain_clip import object_crops, rough_logits
 from ovavss.training.pretrain_fusion import Comparison, Rehearsal, compared_frames, spread
 from ovavss.training.sound_bank import sound_bank
 from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weights
@@ -42,13 +46,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 RECIPE = TinyRecipe(
     world_clips=6, audio_clips=2, audio_steps=1, backbone_steps=1, fusion_steps=1, crop_clips=2, clip_steps=1,
-    localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64), bank_mixtures=120,
+    adapt_steps=1, localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64), bank_mixtures=120,
 )  # fmt: skip
 
 
 def test_stages_end_in_weights_that_load(work: Path, tmp_path: Path) -> None:
     training = TinyTraining(TINY, RECIPE, work, workers=1)
-    usslm, encoder, clip = training.localiser(), training.audio_encoder(), training.clip()
+    usslm, encoder = training.localiser(), training.audio_encoder()
+    clip = training.adapted_clip(usslm)
     path = tmp_path / "tiny.safetensors"
     write_weights(path, encoder, usslm, clip, TINY)
     assert path.stat().st_size < 15e6
@@ -204,17 +209,60 @@ def test_rehearsal_keeps_heads_and_statistics(tmp_path: Path) -> None:
     assert usslm.backbone.stem.conv.weight.grad is not None
 
 
-def test_crops_are_those_of_the_pipeline() -> None:
-    crops, labels, objects = object_crops(6, range(2), 32)
-    assert crops.shape[1:] == (3, 32, 32) and crops.dtype == np.uint8
-    assert len(crops) == len(labels) == len(objects)
-    for label, number in zip(labels, objects):
-        assert sample_scene(6, number // 8).shapes[number % 8].category == label
+def test_rough_crops_show_each_object_under_its_name() -> None:
+    crops, labels = rough_crops(6, range(2), 32)
+    assert crops.shape[1:] == (3, 32, 32) and crops.dtype == np.uint8 and len(crops) == len(labels)
+    shown = {shape.category for i in range(2) for shape in sample_scene(6, i).shapes}
+    assert set(labels.tolist()) == shown
     masks = torch.zeros(2, 5, 96, 96, dtype=torch.bool)
     masks[:, :, 30:60, 30:60] = True
     logits = rough_logits(masks, np.random.default_rng(0))
     assert logits.shape == (2, 5, 24, 24)
     assert (logits[:, :, 10:13, 10:13] > 0).all() and (logits[:, :, :4] < 0).all()
+
+
+def test_a_query_has_the_category_of_what_it_marks() -> None:
+    clip = next(clip for i in range(50) if len((clip := render(sample_scene(6, i))).masks) >= 2
+                and 0 < clip.sounding.any(1).sum() < len(clip.masks))  # fmt: skip
+    loud = int(clip.sounding.any(1).argmax())
+    quiet = int((~clip.sounding.any(1)).argmax())
+    masks = torch.from_numpy(clip.masks).float()
+    both = torch.maximum(masks[loud], masks[quiet])
+    nothing = 1 - masks.amax(0)
+    queries = torch.stack([masks[quiet], masks[loud], both, nothing, torch.zeros_like(both)])
+    logits = torch.nn.functional.avg_pool2d(queries, 4) * 20 - 10
+    categories = [int(c) for c in clip.categories]
+    got = marked_categories(logits, clip, (96, 96)).tolist()
+    assert got == [categories[quiet], categories[loud], categories[loud], -1, -1]
+    # Padding of the network's frame is no object.
+    assert marked_categories(torch.nn.functional.pad(logits, (0, 8), value=-10.0), clip, (96, 96)).tolist() == got
+
+
+@pytest.mark.skipif("tiny.safetensors" not in str(list((Path(__file__).parents[2] / "ovavss/weights").glob("*"))),
+                    reason="no weights are shipped")  # fmt: skip
+def test_crops_by_the_localiser_are_those_that_the_pipeline_names() -> None:
+    models = load_models(TINY, WeightsSource()).models
+    modules = graph_modules(models)
+    localiser = modules[USSLM_GRAPH]
+    assert isinstance(localiser, UsslmGraph)
+    crops, labels = localiser_crops(models.audio_encoder, localiser, 6, range(3), 32)
+    seen: list[torch.Tensor] = []
+
+    def look(crops: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(crops)
+        return {"image_embeddings": torch.zeros(len(crops), TINY.clip.embed_dim)}
+
+    runners = torch_runners(models) | {CLIP_IMAGE_ENCODER: look}
+    pipeline = Pipeline(TINY, runners)  # type: ignore[arg-type]
+    for i in range(3):
+        clip = render(sample_scene(6, i))
+        pipeline(clip.frames, clip.waveform, torch.zeros(1, TINY.clip.embed_dim))
+    named = torch.cat(seen).flatten(1)
+    assert 0 < len(crops) <= len(named)
+    distance = torch.cdist(normalised(torch.from_numpy(crops)).flatten(1), named).amin(1)
+    assert (distance < 0.02 * named.norm(dim=1).mean()).all()  # stored with 8 bits
+    shown = {shape.category for i in range(3) for shape in sample_scene(6, i).shapes}
+    assert set(labels.tolist()) <= shown
 
 
 @pytest.mark.skipif("tiny.safetensors" not in str(list((Path(__file__).parents[2] / "ovavss/weights").glob("*"))),

@@ -1,0 +1,126 @@
+"""Labelled crops of the synthetic world for CLIP, cut out as the pipeline cuts them.
+
+They hold novel combinations too: CLIP has seen the words of every class.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovavss.data.sounding_shapes import Clip, render, render_frames, sample_scene
+from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.model.graphs import UsslmGraph
+from ovavss.model.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
+
+Crops = tuple[np.ndarray, np.ndarray]
+"""Crops uint8 [n, 3, size, size] and their categories int64 [n]."""
+
+_CHUNK = 50
+# A query is no object where less of its masks than this belongs to one.
+_SHARE = 0.3
+_MEAN, _STD = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+
+
+def normalised(crops: Tensor) -> Tensor:
+    """CLIP's input of stored crops: uint8 [n, 3, size, size] -> float32."""
+    return (crops.float() / 255 - _MEAN) / _STD
+
+
+def rough_logits(masks: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mask logits at stride 4 as an imperfect localiser gives them: bool [N, T, H, W] -> float32 [N, T, H/4, W/4].
+
+    Each mask is shifted a little, grown or shrunk, blurred, noisy, and of its own steepness.
+    """
+    soft = masks.float()
+    shift = rng.integers(-1, 2, size=2)
+    soft = torch.roll(soft, tuple(int(s) for s in shift), (2, 3))
+    soft = F.avg_pool2d(soft.flatten(0, 1)[:, None], STRIDE)[:, 0].unflatten(0, masks.shape[:2])
+    if rng.random() < 0.4:
+        soft = 0.5 * soft + 0.5 * F.avg_pool2d(soft, 3, 1, 1)
+    size = (len(masks), 1, 1, 1)
+    level = torch.from_numpy(rng.normal(0.45, 0.12, size)).float().clamp(0.15, 0.8)
+    steepness = torch.from_numpy(rng.uniform(6.0, 24.0, size)).float()
+    noise = torch.from_numpy(rng.normal(0.0, 1.0, soft.shape)).float() * float(rng.uniform(0.0, 0.12))
+    return steepness * (soft - level + noise * (soft > 0))
+
+
+def rough_crops(seed: int, clips: range, size: int) -> Crops:
+    """The objects of some clips, cut out by `rough_logits`."""
+    torch.set_num_threads(1)
+    parts = []
+    for i in clips:
+        scene = sample_scene(seed, i)
+        frames, masks = render_frames(scene, np.arange(scene.snippets) + 0.5)
+        logits = rough_logits(torch.from_numpy(masks), np.random.default_rng([seed, i, 7]))
+        categories = torch.tensor([shape.category for shape in scene.shapes])
+        parts.append(_cut(logits, find_regions(logits), torch.from_numpy(frames), frames.shape[1:3], categories, size))
+    return _joined(parts)
+
+
+@torch.no_grad()
+def localiser_crops(encoder: AudioEncoder, localiser: UsslmGraph, seed: int, clips: range, size: int) -> Crops:
+    """What a trained localiser's queries mark in some clips, each query with the category of its object."""
+    torch.set_num_threads(1)
+    parts = []
+    for i in clips:
+        clip = render(sample_scene(seed, i))
+        tokens = encoder(torch.from_numpy(clip.waveform)[None])
+        found = localiser(torch.from_numpy(clip.frames)[None], tokens)
+        logits, frames, (height, width) = found[0][0], found[2][0], found[3].tolist()
+        categories = marked_categories(logits, clip, (height, width))
+        regions = find_regions(logits, (categories >= 0).nonzero()[:, 0])
+        parts.append(_cut(logits, regions, frames, (height, width), categories, size))
+    return _joined(parts)
+
+
+def marked_categories(mask_logits: Tensor, clip: Clip, image_size: tuple[int, int]) -> Tensor:
+    """The category of each query, -1 where its masks are on no object: int64 [N].
+
+    mask_logits float32 [N, T, h, w] at stride 4. A sounding object goes before a silent one with more of the masks.
+    """
+    height, width = image_size
+    resized = F.interpolate(torch.from_numpy(clip.masks).float(), size=(height, width), mode="area")
+    h, w = mask_logits.shape[-2:]
+    padded = F.pad(resized, (0, w * STRIDE - width, 0, h * STRIDE - height))
+    objects = F.avg_pool2d(padded, STRIDE).flatten(1)
+    marked = (mask_logits > 0).flatten(1).float()
+    share = marked @ objects.T / marked.sum(1, keepdim=True).clamp(min=1)
+    sounding = torch.from_numpy(clip.sounding.any(1))
+    largest, which = (share + (share > _SHARE) * sounding).max(1)
+    return torch.where(largest > _SHARE, torch.from_numpy(clip.categories)[which], -1)
+
+
+def _cut(
+    logits: Tensor, regions: Regions, frames: Tensor, image_size: tuple[int, int], categories: Tensor, size: int
+) -> Crops:
+    crop = crop_regions(logits, frames, image_size, regions, size)
+    pixels = ((crop * _STD + _MEAN) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.numpy(), categories[regions.query].numpy()
+
+
+def _joined(parts: list[Crops]) -> Crops:
+    crops, labels = (np.concatenate(part) for part in zip(*parts))
+    return crops, labels
+
+
+def many_crops(
+    seed: int,
+    clips: int,
+    size: int,
+    workers: int,
+    encoder: AudioEncoder | None = None,
+    localiser: UsslmGraph | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ... clips - 1, in several processes: by
+    rough masks, or with encoder and localiser by theirs."""
+    chunks = [range(start, min(start + _CHUNK, clips)) for start in range(0, clips, _CHUNK)]
+    with ProcessPoolExecutor(workers) as pool:
+        if encoder is None or localiser is None:
+            futures = [pool.submit(rough_crops, seed, chunk, size) for chunk in chunks]
+        else:
+            futures = [pool.submit(localiser_crops, encoder, localiser, seed, chunk, size) for chunk in chunks]
+        crops, labels = _joined([future.result() for future in futures])
+    return torch.from_numpy(crops), torch.from_numpy(labels)
