@@ -19,6 +19,7 @@ from ovavss.runtime.engines import (
     Precision,
     artifact_key,
     checked_artifact,
+    graph_precision,
     open_artifact,
     read_manifest,
     sha256,
@@ -96,7 +97,8 @@ def candidates(source: Source, models: Models | None = None, compiled: bool = Fa
 def _built(source: Source, manifest: Manifest, form: Format, precision: Precision) -> list[Candidate]:
     """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA."""
     key = artifact_key(form, precision)
-    built = all(key in manifest.graphs.get(graph, {}) for graph in GRAPHS)
+    keys = {graph: artifact_key(form, graph_precision(graph, precision)) for graph in GRAPHS}
+    built = all(keys[graph] in manifest.graphs.get(graph, {}) for graph in GRAPHS)
     why = "" if built else NOT_BUILT
     if form is not Format.ONNX:
         if form is not Format.TORCHSCRIPT and not torch.cuda.is_available():

@@ -109,6 +109,24 @@ def load_curve(service: Any, servers: Sequence[int], response: Any, measured: Ma
     return png(figure)
 
 
+def throughput(systems: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Latency against the completed clips/s of each system under random arrivals; dotted: what Offline reaches."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, system), colour in zip(systems.items(), _COLOURS):
+        rates = [point["completed"] for point in system["points"]]
+        for percentile, style in (("p50", "--"), ("p99", "-")):
+            times = [point[f"{percentile}_ms"] for point in system["points"]]
+            axes.plot(rates, times, f"o{style}", color=colour, label=f"{name}, {percentile}", markersize=4)
+        axes.axvline(system["offline"], color=colour, linestyle=":", linewidth=1)
+    axes.set_xlabel("clips a second")
+    axes.set_ylabel("latency, ms")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return png(figure)
+
+
 def overlays(
     frames: NDArray[np.uint8], maps: Mapping[str, NDArray[np.integer]], names: Sequence[str], frame: int = 2
 ) -> bytes:

@@ -30,6 +30,7 @@ from capacity import Service, check, plan, response, service_of  # noqa: E402
 from latency import run_latency  # noqa: E402
 from measuring import header  # noqa: E402
 from parity import GATE, MEASURES, run_parity  # noqa: E402
+from serving import LOADS, measure_load  # noqa: E402
 from speedups import ALL, PLAIN, run_rows  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
@@ -253,11 +254,22 @@ def add_capacity(page: Page, latency: Mapping[str, Any], measured: Mapping[str, 
     page.picture("load", plots.load_curve(before, (1, 2, 4), response, measured), "p99 against load")
 
 
+def add_load(page: Page, found: Mapping[str, Any]) -> None:
+    """Throughput against load."""
+    page.text(
+        f"MLPerf LoadGen's Server scenario, {found['seconds']:g} s at each rate, on the Triton ensemble and the local "
+        "pipeline: clips arrive at random; a rate is a share of what the same system reaches Offline."
+    )
+    names = ("rate", "completed", "p50_ms", "p90_ms", "p99_ms")
+    page.table(
+        ["system", "clips/s asked", "completed", "p50 ms", "p90 ms", "p99 ms"],
+        [[name, *(point[n] for n in names)] for name, system in found["systems"].items() for point in system["points"]],
+    )
+    page.picture("throughput", plots.throughput(found["systems"]), "Latency against load; dotted: Offline")
+
+
 def add_serving(page: Page, paths: Sequence[Path]) -> None:
     """Whatever bench/serving.py wrote, as tables: an entry of entries becomes one with a row for each."""
-    page.heading("Serving")
-    if not paths:
-        page.text("Not measured: give the JSON files of bench/serving.py with --serving.")
     for path in paths:
         try:
             content = json_library.loads(path.read_text())
@@ -335,6 +347,7 @@ def main(
     except OSError as error:
         raise UserError(f"--out {out} cannot be made ({error.strerror}); give another folder") from error
     page = Page(f"ovavss bench: {preset.name}", out)
+    page.heading("Serving")
     add_serving(page, serving or [])  # first, because a wrong file should be told of before the long work
     tail = page.markdown[1:], page.html[1:]
     del page.markdown[1:], page.html[1:]
@@ -368,6 +381,17 @@ def main(
     add_capacity(page, latency, measured, (0.5, 2, 8, 32))
     page.markdown += tail[0]
     page.html += tail[1]
+    console.rule("serving")
+    if large_on_cpu:
+        page.text("Load on a server is not measured for a large preset on a CPU: a clip takes many seconds.")
+    else:
+        try:
+            short = (1, 8, LOADS[:1]) if quick else (25, 50, LOADS)
+            load = measure_load(engines, out / "serving", *short)
+            write_json(out / "load.json", load)
+            add_load(page, load)
+        except UserError as error:
+            page.text(f"Load on a server was not measured: {error}")
     console.rule("side by side")
     add_overlays(page, source, 4 if tiny and not quick else 2)
     page.text(f"Made in {(time.monotonic() - start) / 60:.1f} minutes.")

@@ -1,6 +1,7 @@
 """The ensemble under load, beside the pipeline in this process, driven by MLPerf's LoadGen (group `bench`).
 
     python bench/serving.py scenarios --engines DIR --out OUT   # SingleStream, MultiStream, Server, Offline, accuracy
+    python bench/serving.py load --engines DIR --out OUT        # latency against the rate of random arrivals
     python bench/serving.py share --engines DIR --out OUT       # its throughput against its slowest step alone
     python bench/serving.py soak --engines DIR --out OUT        # eight clients for two minutes: answers and memory
 
@@ -40,6 +41,7 @@ from ovavss.serving.repository import write_repository
 from ovavss.serving.server import Server
 
 SEED, CLIENTS = 1000, 8
+LOADS = (0.2, 0.4, 0.6, 0.8, 0.9)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Engines = Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")]
 Out = Annotated[Path, typer.Option(help="Folder for the figures, the server's log and LoadGen's.")]
@@ -59,6 +61,27 @@ def serving(engines: Path, out: Path) -> Iterator[tuple[str, Server]]:
         yield f"grpc://127.0.0.1:{grpc}", server
 
 
+Systems = dict[str, tuple[Segment, int]]
+"""Under test, by name: how a clip is segmented, and by how many threads at a time."""
+
+
+@contextmanager
+def systems(engines: Path, out: Path, clips: int) -> Iterator[tuple[Systems, list[EvaluationClip]]]:
+    """The ensemble and the local pipeline, both warm, and the held-out clips for them."""
+    held_out = list(world_clips(SEED, clips))
+    pipeline = Pipeline(*open_engines(engines))
+    names = default_vocabulary(pipeline.preset)
+    vocabulary = pipeline.embed_names(names)
+    with serving(engines, out) as (url, _), RemotePipeline(url, in_flight=CLIENTS) as remote:
+        found: Systems = {
+            "ensemble": (lambda clip: remote(clip.frames, clip.waveform, names), CLIENTS),
+            "local": (lambda clip: pipeline(clip.frames, clip.waveform, vocabulary), 1),
+        }
+        for segment, _workers in found.values():
+            segment(held_out[0])
+        yield found, held_out
+
+
 @app.command()
 @command
 def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, latency: float = 1.0) -> None:
@@ -66,18 +89,9 @@ def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, 
 
     LoadGen calls a run INVALID that was too short for its statistics: give it more seconds.
     """
-    held_out = list(world_clips(SEED, clips))
-    pipeline = Pipeline(*open_engines(engines))
-    names = default_vocabulary(pipeline.preset)
-    vocabulary = pipeline.embed_names(names)
     figures: dict[str, Any] = {"header": header(), "clips": clips}
-    with serving(engines, out) as (url, _), RemotePipeline(url, in_flight=CLIENTS) as remote:
-        candidates: dict[str, tuple[Segment, int]] = {
-            "ensemble": (lambda clip: remote(clip.frames, clip.waveform, names), CLIENTS),
-            "local": (lambda clip: pipeline(clip.frames, clip.waveform, vocabulary), 1),
-        }
+    with systems(engines, out, clips) as (candidates, held_out):
         for name, (segment, workers) in candidates.items():
-            segment(held_out[0])
             rate = None
             for scenario in ("SingleStream", "MultiStream", "Offline", "Server"):
                 folder = out / "loadgen" / name / scenario
@@ -91,6 +105,39 @@ def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, 
             figures[name]["mean_iou"] = logged_miou(folder, held_out)
             print(name, json.dumps(figures[name]))
     write_json(out / "scenarios.json", figures)
+
+
+@app.command()
+@command
+def load(engines: Engines, out: Out, seconds: float = 30, clips: int = 50) -> None:
+    """Latency at several rates of random arrivals, up to nearly what Offline reaches."""
+    found = measure_load(engines, out, seconds, clips)
+    print(json.dumps(found["systems"]))
+    write_json(out / "load.json", found)
+
+
+def measure_load(
+    engines: Path, out: Path, seconds: float, clips: int, loads: Sequence[float] = LOADS
+) -> dict[str, Any]:
+    """What `load` writes: of each system the clips/s of Offline, and for each rate the clips/s that were completed and
+    the latency's percentiles in milliseconds."""
+    measured: dict[str, Any] = {}
+    with systems(engines, out, clips) as (candidates, held_out):
+        for name, (segment, workers) in candidates.items():
+            folder = out / "loadgen" / f"{name}_load"
+            begin = time.perf_counter()
+            with ThreadPoolExecutor(workers) as executor:
+                list(executor.map(segment, held_out))
+            rate = len(held_out) / (time.perf_counter() - begin)
+            offline = drive(segment, held_out, workers, "Offline", folder / "offline", seconds, 1, rate)
+            points = []
+            for share in loads:
+                rate = share * offline["samples_per_second"]
+                summary = drive(segment, held_out, workers, "Server", folder / f"{share}", seconds, 60, rate)
+                latency = {f"p{p}_ms": 1e3 * summary[f"{p}.00 percentile latency"] for p in (50, 90, 99)}
+                points.append({"rate": rate, "completed": summary["samples_per_second"], **latency})
+            measured[name] = {"offline": offline["samples_per_second"], "points": points}
+    return {"header": header(), "clips": clips, "seconds": seconds, "systems": measured}
 
 
 def drive(

@@ -147,7 +147,7 @@ def test_report(tiny_engines: Path, tmp_path: Path) -> None:
     done = run("report.py", "--engines", tiny_engines, "--out", tmp_path / "report", "--quick", "--serving", serving)
     assert done.exit_code == 0, done.stderr
     page = (tmp_path / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report" / "pictures").iterdir())) >= 6
+    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report" / "pictures").iterdir())) >= 7
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page  # nothing is fetched
     assert "samples_per_second" in page and "61.2" in page
     assert "mIoU parity" in (tmp_path / "report" / "report.md").read_text()
