@@ -38,7 +38,7 @@ from ovavss.training.trainer import Recipe, Trainer
 from ovavss.training.world import RenderedWorld, rendered_world
 
 LOCALISER = Recipe(
-    iterations=1700, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.35,
+    iterations=2700, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.35,
     num_points=1024, no_object_weight=0.4, batch_norm="trained", ema=0.998, seed=1,
 )  # fmt: skip
 
