@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from rich.console import Console
@@ -14,13 +15,15 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
+from calibration import calibrating, calibration_crops, held_out
 from first_difference import first_difference
 from onnx_export import export_graph, write_model
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
-from ovavss.model.graphs import USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
+from ovavss.model.graphs import AUDIO_ENCODER, USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
 from ovavss.model.presets import Preset
 from ovavss.runtime.engines import (
+    QUANTIZED,
     Artifact,
     Format,
     Manifest,
@@ -31,14 +34,15 @@ from ovavss.runtime.engines import (
     read_manifest,
     sha256,
 )  # fmt: skip
-from ovavss.runtime.runner import Arrays, TorchRunner
+from ovavss.runtime.runner import Arrays, Runner, TorchRunner
 from ovavss.runtime.weights import LoadedModels
 from ovavss.runtime.write import remove_leftovers
 from precision import to_half
+from quantization import QuantizerError, quantize
 from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
 from tensorrt_build import build_plan
 from torchscript import export_torchscript
-from verify import RELATIVE, Comparison, VerificationError, compare, example_inputs
+from verify import COSINE_MEAN, RELATIVE, Comparison, VerificationError, compare, example_inputs
 
 # Any size serves for tracing; a small one is quick.
 _TRACED = (96, 128)
@@ -73,6 +77,8 @@ class Builder:
         self.console = Console()
         self.refused: dict[tuple[Format, Precision], str] = {}
         self.models: dict[Precision, onnx.ModelProto] = {}
+        self.localisers: dict[str, Runner] = {}
+        self.crops: np.ndarray | None = None
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         self.manifest = Manifest(
             preset=self.preset.name,
@@ -99,6 +105,7 @@ class Builder:
         remove_leftovers(self.out)
         specs = graph_specs(self.preset, self.request.size)
         modules = graph_modules(self.loaded.models, self.request.size)
+        self.localisers = {name: TorchRunner(specs[name], modules[name]) for name in (AUDIO_ENCODER, USSLM_GRAPH)}
         table = Table(title=f"{self.preset.name} in {self.out}")
         for column in ("artifact", "size", "difference from PyTorch", "seconds"):
             table.add_column(column, justify="right" if column in ("size", "seconds") else "left")
@@ -119,14 +126,16 @@ class Builder:
     def _graph(self, spec: GraphSpec, module: nn.Module, table: Table, tell: Callable[[str], None]) -> None:
         state, reference = state_fingerprint(module), _Reference(spec, module)
         self.models = {}
-        for form, precision in self.request.targets():
-            if (form, precision) in self.refused:
+        for form, precision in self.request.targets(spec.name):
+            if why := self.refused.get((Format.ONNX, precision)) or self.refused.get((form, precision)):
+                self.refused[form, precision] = why
                 continue
             key = artifact_key(form, precision)
             plan = asdict(self.request.plan) if form in PLANS else None
             built_from = fingerprint(
                 state, self.sources, self.manifest.versions, key, self.request.size, self.request.body, plan,
                 self.manifest.gpu if form is Format.TENSORRT else None,
+                self._calibrated_on() if precision in QUANTIZED else None,
             )  # fmt: skip
             artifact = self._usable(spec.name, key, built_from)
             seconds = "kept"
@@ -136,7 +145,7 @@ class Builder:
                 try:
                     artifact = self._build(spec, reference, form, precision, built_from, tell)
                 except UserError as error:
-                    if form not in PLANS or isinstance(error, VerificationError):
+                    if not (form in PLANS or isinstance(error, QuantizerError)) or isinstance(error, VerificationError):
                         raise
                     self.refused[form, precision] = str(error)
                     continue
@@ -170,49 +179,78 @@ class Builder:
     ) -> Artifact:
         path = self.out / artifact_file(spec.name, form, precision)
         if form is Format.ONNX:
-            self._write_onnx(spec, reference.module, precision, path)
+            self._write_onnx(spec, reference.module, precision, path, tell)
         elif form is Format.TORCHSCRIPT:
             inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
             export_torchscript(spec, reference.module, inputs, path)
         else:
             source = self.out / artifact_file(spec.name, Format.ONNX, precision)
-            build_plan(spec, source, path, self.request.plan, rtx=form is Format.TENSORRT_RTX)
+            rtx = form is Format.TENSORRT_RTX
+            build_plan(spec, source, path, self.request.plan.of(precision) if rtx else self.request.plan, rtx)
         tell(f"comparing {path.name} with PyTorch")
-        comparison, not_run = self._verify(spec, reference, form, precision, path)
+        comparison, not_run = self._verify(spec, reference, form, precision, path, tell)
         differences = comparison.differences if comparison else {}
         return Artifact(path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run)
 
-    def _write_onnx(self, spec: GraphSpec, module: nn.Module, precision: Precision, path: Path) -> None:
+    def _calibrated_on(self) -> list[object]:
+        """The files, or the weights that find the crops of the synthetic world."""
+        return [*(sha256(path) for path in self.request.calibration), self.manifest.weights, self.manifest.seed]
+
+    def _crops(self, tell: Callable[[str], None]) -> np.ndarray:
+        """What CLIP sees of the calibration's videos: found once, when first needed."""
+        if self.crops is None:
+            tell("looking for crops to calibrate on")
+            self.crops = calibration_crops(self.preset, self.request.calibration, self.localisers)
+        return self.crops
+
+    def _write_onnx(
+        self, spec: GraphSpec, module: nn.Module, precision: Precision, path: Path, tell: Callable[[str], None]
+    ) -> None:
         if Precision.FP32 not in self.models:
             inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
             self.models[Precision.FP32] = export_graph(spec, module, inputs, self.request.body)
         model = self.models[Precision.FP32]
+        if precision in QUANTIZED:
+            crops = self._crops(tell)
+            tell(f"quantizing {spec.name} to {precision} (the first time, ModelOpt's packages are fetched)")
+            write_model(quantize(model, calibrating(crops), precision), path)
+            return
         written = onnx.ModelProto()
         written.CopyFrom(model if precision is Precision.FP32 else to_half(model, precision))
         write_model(written, path)
 
     def _verify(
-        self, spec: GraphSpec, reference: _Reference, form: Format, precision: Precision, path: Path
+        self,
+        spec: GraphSpec,
+        reference: TorchRunner,
+        form: Format,
+        precision: Precision,
+        path: Path,
+        tell: Callable[[str], None],
     ) -> tuple[Comparison | None, str]:
         """The comparison, or why there is none; a file that fails it is removed."""
         try:
             runner = open_artifact(spec, path, form)
         except UserError as error:
-            if (form is Format.ONNX and precision is not Precision.BF16) or form is Format.TORCHSCRIPT:
+            if (form is Format.ONNX and precision not in (Precision.BF16, Precision.FP8)) or form is Format.TORCHSCRIPT:
                 path.unlink()
                 raise
             return None, "not run: " + ("no GPU here" if form in PLANS else _short(str(error)))
         size = self.request.verify_size or self.request.size
         size = size or (self.preset.short_side, self.preset.short_side * 4 // 3)
         inputs = example_inputs(spec.name, self.preset, size, batch=1 if spec.name == USSLM_GRAPH else 2)
+        if precision in QUANTIZED:
+            inputs = {"crops": torch.from_numpy(held_out(self._crops(tell)))}
+            reference = TorchRunner(spec, reference.module)
         try:
             return compare(spec, reference, runner, inputs, precision), ""
         except VerificationError as error:
-            where = self._where(spec, reference, precision, path) if form is Format.ONNX else ""
+            named = form is Format.ONNX and precision not in QUANTIZED
+            where = self._where(spec, reference, precision, path) if named else ""
             path.unlink()
             raise VerificationError(f"{error}{where}; the file was removed") from None
 
-    def _where(self, spec: GraphSpec, reference: _Reference, precision: Precision, path: Path) -> str:
+    def _where(self, spec: GraphSpec, reference: TorchRunner, precision: Precision, path: Path) -> str:
         """Which layer differs first, as part of a sentence."""
         inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
         bound = spec.tolerance * RELATIVE[precision]
@@ -232,6 +270,8 @@ def _difference(artifact: Artifact) -> str:
     values = artifact.difference
     if not values:
         return f"[dim]{artifact.not_run}[/dim]"
+    if COSINE_MEAN in values:
+        return f"cosine 1 - {values[COSINE_MEAN]:.1e}"
     if "sign_flips" in values:
         return f"mean {values['mask_logits_mean']:.1e}, signs {values['sign_flips']:.0e}"
     return f"{max(values.values()):.1e}"

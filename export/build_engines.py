@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from calibration import check_calibration
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
@@ -64,13 +65,13 @@ def intact(out: Path, request: Request, key: str) -> bool:
         manifest = read_manifest(out)
         if manifest.request != key:
             return False
-        written = (out / MANIFEST).stat().st_mtime_ns
+        written = (out / MANIFEST).stat().st_ctime_ns
         for graph in GRAPHS:
-            for form, precision in request.targets():
+            for form, precision in request.targets(graph):
                 artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, precision))
                 file = (out / artifact.file).stat() if artifact else None
-                # Not a byte is read of a file that nobody touched since; loading it checks its hash.
-                if not artifact or not file or file.st_size != artifact.size or file.st_mtime_ns > written:
+                # Not a byte is read of a file that nobody touched since. (Who sets its mtime back changes its ctime.)
+                if not artifact or not file or file.st_size != artifact.size or file.st_ctime_ns > written:
                     checked_artifact(out, manifest, graph, form, precision)
     except (UserError, OSError):
         return False
@@ -82,7 +83,9 @@ def build(
     preset: Annotated[PresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     formats: Annotated[str, typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="Of fp32,fp16,bf16: type of the products.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Of fp32,fp16,bf16: type of the products; int8,fp8: the CLIP image encoder's.")
+    ] = "fp32",
     weights: WeightsOption = None,
     clip: ClipOption = None,
     partial: PartialOption = False,
@@ -95,9 +98,13 @@ def build(
         Body, typer.Option(help="How deformable attention is spelled for runtimes without the plugin.")
     ] = Body.GRID_SAMPLE,
     compute_capability: Annotated[
-        str, typer.Option(help="GPUs that TensorRT-RTX builds for; no GPU is needed here.")
+        str, typer.Option(help="GPUs that TensorRT-RTX builds for (fp8: 8.9 on); no GPU is needed here.")
     ] = "8.6,8.9,12.0",
     plugin: Annotated[Path | None, typer.Option(help="Our TensorRT plugin library.")] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="For int8, fp8: videos with sound, or a .npy of CLIP's crops; may be given several times."),
+    ] = None,
     timing_cache: Annotated[Path | None, typer.Option(help="TensorRT's timing cache, read and written.")] = None,
     version_compatible: Annotated[bool, typer.Option("--version-compatible", help="TensorRT: loads in later ones.")] = (
         False
@@ -124,7 +131,12 @@ def build(
         parse_size("--verify-size", verify_size),
         attention_body,
         plan,
+        tuple(calibration or ()),
     )
+    if request.quantized():
+        check_calibration(chosen, request.calibration)
+    elif calibration:
+        raise UserError("--calibration is for --precision int8 or fp8; leave it out")
     given = [path for path in weights or [] if path.is_file()]  # a missing one is told of as it is loaded
     shipped = shipped_weights(chosen.name)
     key = request_fingerprint(chosen.name, given or ([shipped] if shipped else []), seed, clip, request)

@@ -3,7 +3,8 @@ Casts.
 
 Products (convolutions, matrix products, the attention's value) are computed in half, and what only moves or adds their
 results follows. Everything else stays float32: softmax, normalisations, reductions, signal processing, frame
-preparation, sampling offsets, the mask product whose sign is the mask, and all inputs and outputs of the graph.
+preparation, sampling offsets, the mask product whose sign is the mask, and all inputs and outputs of the graph. What a
+quantizer made INT8 or FP8 is dequantized to half, so its products are half too.
 """
 
 import ast
@@ -18,7 +19,7 @@ from ovavss.onnx_op import DOMAIN, FUSED, PLAIN
 from ovavss.runtime.engines import Precision
 
 _TYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
-_PRODUCTS = {"Conv", "MatMul", "Gemm"}
+_PRODUCTS = {"Conv", "MatMul", "Gemm", "DequantizeLinear"}
 # Each is done in half if one of its inputs is half already.
 _FOLLOWERS = {
     "Add", "Concat", "Expand", "Flatten", "Gelu", "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Slice", "Split",
@@ -35,8 +36,8 @@ _LARGEST_FP16 = 65504.0
 def to_half(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """A copy of a float32 model in half precision; inputs and outputs keep their types.
 
-    The exporter's notes on each node (which module it is of) must still be there. Raises UserError where a weight does
-    not fit into float16.
+    The exporter's notes on each node (which module it is of) must still be there, but for CLIP's graphs, all of whose
+    products may be half. Raises UserError where a weight does not fit into float16.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -101,6 +102,8 @@ class _Pass:
         self.graph.initializer.extend(kept)
 
     def _is_low(self, node: onnx.NodeProto) -> bool:
+        if node.op_type == "QuantizeLinear":  # of the type of what it quantizes; its output is no float
+            return node.input[0] in self.half
         if _stays_float32(node) or not any(name in self.floats for name in node.output):
             return False
         if node.op_type in _PRODUCTS or (node.domain == DOMAIN and node.op_type in (PLAIN, FUSED)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
+from ovavss.model.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
 from ovavss.model.presets import PRESETS, Preset
 from ovavss.runtime.write import write_json
 
@@ -30,11 +31,22 @@ class Format(StrEnum):
 
 
 class Precision(StrEnum):
-    """Type of the products inside a graph; its inputs and outputs do not change."""
+    """Type of the products inside a graph; its inputs and outputs do not change. INT8 and FP8 are of the CLIP image
+    encoder's weights and what they multiply; the rest of it, and the other graphs, are those of FP16."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"
+    FP8 = "fp8"
+
+
+QUANTIZED = (Precision.INT8, Precision.FP8)
+
+
+def graph_precision(graph: str, precision: Precision) -> Precision:
+    """The precision of one graph among engines of `precision`."""
+    return Precision.FP16 if precision in QUANTIZED and graph != CLIP_IMAGE_ENCODER else precision
 
 
 _SUFFIXES = {Format.ONNX: "onnx", Format.TORCHSCRIPT: "torchscript.pt", Format.TENSORRT: "plan",
@@ -48,6 +60,7 @@ def artifact_key(form: Format, precision: Precision) -> str:
 
 def artifact_file(graph: str, form: Format, precision: Precision) -> str:
     """Its file name, e.g. `usslm.onnx` or `usslm.fp16.rtx.plan`."""
+    precision = graph_precision(graph, precision)
     middle = "" if precision is Precision.FP32 else f".{precision}"
     return f"{graph}{middle}.{_SUFFIXES[form]}"
 
@@ -121,7 +134,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format, precision: Precision) -> Path:
     """The file of one artifact; UserError where it is missing or is not the file that the manifest describes."""
-    artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, precision))
+    artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, graph_precision(graph, precision)))
     path = folder / (artifact.file if artifact else artifact_file(graph, form, precision))
     if artifact is None or not path.exists():
         wanted = f"--formats {form} --precision {precision}"
@@ -139,7 +152,6 @@ def open_engines(
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
     """
-    from ovavss.model.graph_names import GRAPHS
     from ovavss.model.graphs import graph_specs
 
     manifest = read_manifest(folder)
@@ -168,7 +180,6 @@ def open_artifact(spec: "GraphSpec", path: Path, form: Format) -> "Runner":
 
 def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":
     """PyTorch runners of a model."""
-    from ovavss.model.graph_names import GRAPHS
     from ovavss.model.graphs import graph_modules, graph_specs
     from ovavss.runtime.runner import TorchRunner
 

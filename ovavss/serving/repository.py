@@ -70,6 +70,9 @@ def write_repository(
         raise UserError(
             "--operator is for --target onnxruntime; TensorRT takes its plugin on the server's command line"
         )
+    # What OnnxRuntimeRunner switches off for it, that server does not let us.
+    if precision is Precision.FP8 and target is Target.ONNXRUNTIME:
+        raise UserError("--target onnxruntime cannot load fp8; give --precision int8, or --target tensorrt or python")
     manifest, form = read_manifest(engines), _FORMATS.get(target, form or Format.ONNX)
     _check_place(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")

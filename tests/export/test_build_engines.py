@@ -1,6 +1,7 @@
 """The ONNX graphs: built by one command, equal to PyTorch at sizes that were not traced; errors in one sentence."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -18,10 +19,11 @@ import build
 import build_engines
 from onnx_export import export_graph, write_model
 from ovavss.checkpoints.loader import save_checkpoint
+from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import UsslmGraph, graph_modules, graph_specs
 from ovavss.model.presets import PRESETS
-from ovavss.runtime.engines import open_engines, read_manifest, sha256
+from ovavss.runtime.engines import Precision, open_engines, read_manifest, sha256
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
 from ovavss.runtime.weights import WeightsSource, build_models, load_models
 from verify import VerificationError, compare, example_inputs
@@ -164,9 +166,31 @@ def test_checkpoint_of_another_preset(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_loading_checks_the_folder(tiny_engines: Path, tmp_path: Path) -> None:
-    from ovavss.errors import UserError
+def test_a_file_that_was_tampered_with_is_built_again(tiny_engines: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tiny_engines, tmp_path / "copy"))
+    arguments = ["--preset", "tiny", "--out", str(out), "--formats", "onnx,torchscript", "--precision", "fp32,fp16"]
+    path = out / "clip_image_encoder.fp16.onnx"
+    whole, before = path.read_bytes(), path.stat()
+    assert "is up to date" in CliRunner().invoke(app, arguments).output
 
+    def tamper() -> None:
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        assert path.stat().st_size == before.st_size
+
+    for restore in False, True:
+        tamper()
+        if restore:  # the time of its last change too
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(UserError, match=r"fp16\.onnx is not the file that was built"):
+            open_engines(out, precision=Precision.FP16)
+        printed = CliRunner().invoke(app, arguments).output
+        assert printed.count("kept") == 11 and path.read_bytes() == whole
+        open_engines(out, precision=Precision.FP16)
+        assert "is up to date" in CliRunner().invoke(app, arguments).output
+
+
+def test_loading_checks_the_folder(tiny_engines: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no engines folder"):
         open_engines(tmp_path / "none")
     with pytest.raises(UserError, match=r"it has no manifest\.json; build it with"):
