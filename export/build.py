@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from calibration import calibrating, calibration_crops, held_out
-from first_difference import first_difference
+from layer_differences import Difference, layer_differences
 from onnx_export import export_graph, write_model
 from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
@@ -36,7 +36,7 @@ from ovavss.runtime.engines import (
 )  # fmt: skip
 from ovavss.runtime.runner import Arrays, Runner, TorchRunner
 from ovavss.runtime.weights import LoadedModels
-from ovavss.runtime.write import remove_leftovers
+from ovavss.runtime.write import remove_leftovers, write_json
 from precision import to_half
 from quantization import QuantizerError, quantize
 from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
@@ -138,6 +138,8 @@ class Builder:
                 self._calibrated_on() if precision in QUANTIZED else None,
             )  # fmt: skip
             artifact = self._usable(spec.name, key, built_from)
+            if artifact and self._shows_layers(form, precision) and not _layers_file(self.out / artifact.file).exists():
+                artifact = None
             seconds = "kept"
             if artifact is None:
                 start = time.perf_counter()
@@ -189,6 +191,11 @@ class Builder:
             build_plan(spec, source, path, self.request.plan.of(precision) if rtx else self.request.plan, rtx)
         tell(f"comparing {path.name} with PyTorch")
         comparison, not_run = self._verify(spec, reference, form, precision, path, tell)
+        layers = _layers_file(path)
+        layers.unlink(missing_ok=True)  # of an earlier build
+        if comparison and self._shows_layers(form, precision):
+            tell(f"comparing the layers of {path.name} with PyTorch")
+            write_json(layers, {layer.module: layer.error for layer in self._layers(spec, reference, path)})
         differences = comparison.differences if comparison else {}
         return Artifact(path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run)
 
@@ -250,12 +257,22 @@ class Builder:
             path.unlink()
             raise VerificationError(f"{error}{where}; the file was removed") from None
 
+    def _shows_layers(self, form: Format, precision: Precision) -> bool:
+        return self.request.layers and form is Format.ONNX and precision not in QUANTIZED
+
+    def _layers(self, spec: GraphSpec, reference: TorchRunner, path: Path) -> Iterator[Difference]:
+        inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
+        return layer_differences(spec, reference.module, self.models[Precision.FP32], path, inputs)
+
     def _where(self, spec: GraphSpec, reference: TorchRunner, precision: Precision, path: Path) -> str:
         """Which layer differs first, as part of a sentence."""
-        inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
         bound = spec.tolerance * RELATIVE[precision]
-        found = first_difference(spec, reference.module, self.models[Precision.FP32], path, inputs, bound)
+        found = next((layer for layer in self._layers(spec, reference, path) if not layer.error <= bound), None)
         return f"; the first layer that differs is '{found.module}', by {found.error:.1e}" if found else ""
+
+
+def _layers_file(path: Path) -> Path:
+    return path.with_suffix(".layers.json")
 
 
 def _short(text: str) -> str:

@@ -112,6 +112,10 @@ def build(
     hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="TensorRT: Ampere and later.")] = (
         False
     ),
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Write each ONNX layer's difference from PyTorch: GRAPH.layers.json."),
+    ] = False,
 ) -> None:
     """Build the four graphs in every format asked for, check each against PyTorch, and print one table.
 
@@ -132,6 +136,7 @@ def build(
         attention_body,
         plan,
         tuple(calibration or ()),
+        layers,
     )
     if request.quantized():
         check_calibration(chosen, request.calibration)

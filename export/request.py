@@ -53,7 +53,8 @@ class PlanOptions:
 @dataclass(frozen=True)
 class Request:
     """What to build. `size`: fixed network size; `verify_size`: frame size of the comparison with PyTorch;
-    `calibration`: files of what INT8 and FP8 are calibrated on."""
+    `calibration`: files of what INT8 and FP8 are calibrated on. `layers`: write how far each layer of an ONNX file is
+    from PyTorch."""
 
     formats: tuple[Format, ...] = (Format.ONNX,)
     precisions: tuple[Precision, ...] = (Precision.FP32,)
@@ -62,6 +63,7 @@ class Request:
     body: Body = Body.GRID_SAMPLE
     plan: PlanOptions = field(default_factory=PlanOptions)
     calibration: tuple[Path, ...] = ()
+    layers: bool = False
 
     def quantized(self) -> bool:
         """Whether INT8 or FP8 is asked for, in a format that has it."""

@@ -15,7 +15,7 @@ def tiny_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny preset's ONNX graphs, built by the command that users call."""
     out = tmp_path_factory.mktemp("engines") / "tiny"
     command = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny", "--out", str(out),
-               "--formats", "onnx,torchscript", "--precision", "fp32,fp16"]  # fmt: skip
+               "--formats", "onnx,torchscript", "--precision", "fp32,fp16", "--layers"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     (out.parent / "printed.txt").write_text(done.stdout)

@@ -104,6 +104,8 @@ class OnnxRuntimeRunner(Runner):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()  # OMP_NUM_THREADS holds for every runtime
+        # Else idle threads of each graph spin on the cores that the next graph and torch need.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if providers is None:
             there = onnxruntime.get_available_providers() if torch.cuda.is_available() else []
             providers = [*(name for name in _GPU_PROVIDERS if name in there), "CPUExecutionProvider"]

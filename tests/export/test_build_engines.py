@@ -64,6 +64,13 @@ def test_what_was_written(tiny_engines: Path) -> None:
     assert not [path for path in tiny_engines.iterdir() if path.name.startswith(".")]
 
 
+def test_layers_are_compared(tiny_engines: Path) -> None:
+    for graph in GRAPHS:
+        exact, half = (json.loads((tiny_engines / f"{graph}{kind}.layers.json").read_text()) for kind in ("", ".fp16"))
+        assert exact.keys() == half.keys() and len(exact) > 15
+        assert max(exact.values()) < 1e-5 < max(half.values()) < 1e-2
+
+
 def test_signal_processing_belongs_to_the_graphs(tiny_engines: Path) -> None:
     inputs = {
         name: [(i.name, i.type) for i in onnxruntime.InferenceSession(tiny_engines / f"{name}.onnx").get_inputs()]
@@ -168,7 +175,17 @@ def test_checkpoint_of_another_preset(tmp_path: Path) -> None:
 
 def test_a_file_that_was_tampered_with_is_built_again(tiny_engines: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(tiny_engines, tmp_path / "copy"))
-    arguments = ["--preset", "tiny", "--out", str(out), "--formats", "onnx,torchscript", "--precision", "fp32,fp16"]
+    arguments = [
+        "--preset",
+        "tiny",
+        "--out",
+        str(out),
+        "--formats",
+        "onnx,torchscript",
+        "--precision",
+        "fp32,fp16",
+        "--layers",
+    ]
     path = out / "clip_image_encoder.fp16.onnx"
     whole, before = path.read_bytes(), path.stat()
     assert "is up to date" in CliRunner().invoke(app, arguments).output

@@ -29,7 +29,7 @@ from tensorrt_build import build_plan
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny"]
-AS_BUILT = ["--formats", "onnx,torchscript", "--precision", "fp32,fp16"]
+AS_BUILT = ["--formats", "onnx,torchscript", "--precision", "fp32,fp16", "--layers"]
 FLOATS = [precision for precision in Precision if precision not in QUANTIZED]
 app = typer.Typer()
 app.command()(build_engines.build)

@@ -1,5 +1,6 @@
-"""Where an ONNX file stops computing what PyTorch computes: its first module whose output differs."""
+"""Where an ONNX file stops computing what PyTorch computes: module by module, through marked inner tensors."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from polygraphy.backend.onnx import modify_outputs
+from polygraphy.logger import G_LOGGER
 from torch import Tensor, nn
 
 from ovavss.errors import UserError
@@ -24,10 +27,10 @@ class Difference:
     error: float
 
 
-def first_difference(
-    spec: GraphSpec, module: nn.Module, noted: onnx.ModelProto, path: Path, inputs: dict[str, Tensor], bound: float
-) -> Difference | None:
-    """The first module beyond `bound`, in the order of computation; None where all that can be compared agree.
+def layer_differences(
+    spec: GraphSpec, module: nn.Module, noted: onnx.ModelProto, path: Path, inputs: dict[str, Tensor]
+) -> Iterator[Difference]:
+    """Every module that can be compared, in the order of computation.
 
     `noted` is the exported model of the file at `path`, still with the exporter's notes of modules. Modules that run
     more than once, or whose output the exporter merged with other work, are passed over.
@@ -37,13 +40,9 @@ def first_difference(
     wanted = {name: tensor for name, tensor in ends.items() if name in expected}
     actual = _marked(path, list(wanted.values()), {i.name: inputs[i.name] for i in spec.inputs})
     for name, tensor in wanted.items():
-        a, b = expected[name], actual[tensor].astype(np.float32)
-        if a.shape != b.shape:
-            continue
-        error = float(np.abs(a - b).max(initial=0) / max(float(np.abs(a).max(initial=0)), 1e-12))
-        if not error <= bound:
-            return Difference(name, error)
-    return None
+        if tensor in actual and actual[tensor].shape == expected[name].shape:
+            a, b = expected[name], actual[tensor].astype(np.float32)
+            yield Difference(name, float(np.abs(a - b).max(initial=0) / max(float(np.abs(a).max(initial=0)), 1e-12)))
 
 
 def _ends(model: onnx.ModelProto) -> dict[str, str]:
@@ -78,8 +77,9 @@ def _outputs(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, np.ndarr
 def _marked(path: Path, tensors: list[str], inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Inner tensors of the file, as ONNX Runtime computes them."""
     model = onnx.load(str(path))
-    there = {name for node in model.graph.node for name in node.output} - {o.name for o in model.graph.output}
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in tensors if name in there)
+    there = {name for node in model.graph.node for name in node.output}
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        model = modify_outputs(model, [name for name in dict.fromkeys(tensors) if name in there])
     providers = ["CPUExecutionProvider"]
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(providers), providers)
