@@ -31,10 +31,10 @@ class Localiser(nn.Module):
 
     def __init__(self, graph: UsslmGraph) -> None:
         super().__init__()
-        self.usslm = graph.usslm
+        self.usslm, self.last_only = graph.usslm, graph.last_only
 
     def forward(self, images: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = self.usslm(images, audio)[-1]
+        prediction = self.usslm(images, audio, self.last_only)[-1]
         return prediction.mask_logits, prediction.sound_logits.softmax(-1)[..., 0]
 
 

@@ -82,7 +82,11 @@ class UsslmGraph(nn.Module):
     forward: frames uint8 [B, T, H, W, 3] RGB at any size, audio float32 [B, T, 128] -> mask_logits float32
     [B, N, T, H'/4, W'/4] at stride 4 of the padded size, sound_scores float32 [B, N] in [0, 1], resized_frames uint8
     [B, T, H', W', 3] (padded with zeros), image_size int64 [2] (unpadded height and width).
+
+    `last_only` = False computes the earlier heads' masks in full, as the published code does.
     """
+
+    last_only = True
 
     def __init__(self, usslm: USSLM, preset: Preset, size: tuple[int, int] | None = None) -> None:
         super().__init__()
@@ -91,7 +95,7 @@ class UsslmGraph(nn.Module):
 
     def forward(self, frames: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images, resized, image_size = self.prepare(frames)
-        prediction = self.usslm(images, audio)[-1]
+        prediction = self.usslm(images, audio, self.last_only)[-1]
         return prediction.mask_logits, prediction.sound_logits.softmax(-1)[..., 0], resized, image_size
 
 

@@ -80,10 +80,14 @@ class FeedForwardLayer(nn.Module):
 
 def closed_positions(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Where masked attention may not look: bool [B, N, T * h * w], from mask logits [B, N, T, H, W]."""
-    frames = mask_logits.flatten(0, 1)
-    resized = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
-    closed = resized.sigmoid() < 0.5
+    closed = resize(mask_logits, size).sigmoid() < 0.5
     return closed.reshape(*mask_logits.shape[:2], -1)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear: [A, B, C, H, W] -> [A, B, C, h, w]."""
+    resized = F.interpolate(maps.flatten(0, 1), size=size, mode="bilinear", align_corners=False)
+    return resized.unflatten(0, maps.shape[:2])
 
 
 class MaskDecoderLayer(nn.Module):
@@ -112,6 +116,9 @@ class MaskDecoder(nn.Module):
 
     forward: multi_scale maps [B * T, C, ., .] at strides 32, 16, 8, mask_features [B * T, C, h, w], audio [B, T, C]
     (projected) -> predictions of every head: before layer 0, then after each layer; the last is the output.
+
+    With `last_only` the last alone. The others are then needed at the size of the attention that they mask only; there
+    the product is up to 64 times smaller, and the same but for rounding: resizing and product are both linear.
     """
 
     def __init__(self, dim: int, snippets: int, config: MaskDecoderConfig) -> None:
@@ -131,11 +138,14 @@ class MaskDecoder(nn.Module):
         self.sound_head = nn.Linear(dim, 2)
         self.mask_head = MLP(dim, dim, dim, dim)
 
-    def forward(self, multi_scale: list[Tensor], mask_features: Tensor, audio: Tensor) -> list[Prediction]:
+    def forward(
+        self, multi_scale: list[Tensor], mask_features: Tensor, audio: Tensor, last_only: bool = False
+    ) -> list[Prediction]:
         batch, frames, dim = audio.shape
         levels = [self._level(index, x, batch, frames) for index, x in enumerate(multi_scale)]
         sizes = [(x.shape[2], x.shape[3]) for x in multi_scale]
         mask_features = mask_features.reshape(batch, frames, *mask_features.shape[1:])
+        small = [resize(mask_features, size) for size in sizes[: len(self.layers)]] if last_only else []
 
         position = self.query_embed.weight[None]
         queries = self.query_feat.weight[None].expand(batch, -1, -1)
@@ -147,13 +157,19 @@ class MaskDecoder(nn.Module):
             pooled = audio.mean(1, keepdim=True).expand(-1, queries.shape[1], -1)
             queries = queries + self.concat_proj(torch.cat([queries, pooled], dim=-1))
 
-        predictions = [self._predict(queries, mask_features)]
+        def head(index: int) -> Prediction:
+            """The prediction before layer `index`."""
+            wanted = small[index % 3] if last_only and index < len(self.layers) else mask_features
+            return self._predict(queries, wanted)
+
+        predictions = [head(0)]
         if self.audio_self_attention is not None:
             audio = self.audio_self_attention(audio, audio_position, audio + audio_position, audio)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, MaskDecoderLayer)
             key, value = levels[index % 3]
-            closed = closed_positions(predictions[-1].mask_logits.detach(), sizes[index % 3])
+            masks = predictions[-1].mask_logits.detach()
+            closed = masks.flatten(2).sigmoid() < 0.5 if last_only else closed_positions(masks, sizes[index % 3])
             # A query that may look nowhere may look everywhere.
             blocked = closed & ~closed.all(-1, keepdim=True)
             queries = layer.masked_attention(queries, position, key, value, blocked)
@@ -163,8 +179,8 @@ class MaskDecoder(nn.Module):
             if layer.audio_attention is not None:
                 queries = layer.audio_attention(queries, position, audio + audio_position, audio)
             queries = layer.ffn(queries)
-            predictions.append(self._predict(queries, mask_features))
-        return predictions
+            predictions.append(head(index + 1))
+        return predictions[-1:] if last_only else predictions
 
     def _level(self, index: int, features: Tensor, batch: int, frames: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, T * h * w, C] of one level: the level embedding is in both, the position in keys only."""

@@ -14,6 +14,7 @@ class USSLM(nn.Module):
 
     forward: images float32 [B, T, 3, H, W], normalised and padded (H, W multiples of 32), audio float32 [B, T, 128] ->
     predictions of every head, the last one the output: sound_logits [B, N, 2], mask_logits [B, N, T, H/4, W/4].
+    `last_only`: that one alone, for less work.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -26,7 +27,7 @@ class USSLM(nn.Module):
         self.audio_proj = MLP(preset.audio_dim, dim, dim)
         self.mask_decoder = MaskDecoder(dim, preset.snippets, preset.mask_decoder)
 
-    def forward(self, images: Tensor, audio: Tensor) -> list[Prediction]:
+    def forward(self, images: Tensor, audio: Tensor, last_only: bool = False) -> list[Prediction]:
         batch, frames = audio.shape[:2]
         if self.projected_audio:
             audio = self.audio_proj(audio)
@@ -34,4 +35,4 @@ class USSLM(nn.Module):
         audio = decoded.audio.reshape(batch, frames, -1)
         if not self.projected_audio:
             audio = self.audio_proj(audio)
-        return self.mask_decoder(decoded.multi_scale, decoded.mask_features, audio)
+        return self.mask_decoder(decoded.multi_scale, decoded.mask_features, audio, last_only)

@@ -49,6 +49,10 @@ def test_whole(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = model(images(), audio_in(file))
     handle.remove()
     check_statistically(file, predictions)
+    # With the product at the size of each attention, the bounds hold too.
+    last = model(images(), audio_in(file), last_only=True)
+    assert len(last) == 1
+    check_statistically(file, [*predictions[:-1], *last])
     out = decoded["out"]
     pixel = {"pd_audio_out": out.audio, "pd_mask_features": out.mask_features}
     pixel |= {f"pd_multi_scale_{level}": x for level, x in enumerate(out.multi_scale)}
@@ -82,6 +86,19 @@ def test_every_fusion_in_the_whole(kind: Fusion, paper: bool) -> None:
     one, other = (model(clip, a)[-1] for a in (audio, audio.flip(1)))
     assert one.mask_logits.shape == (1, PRESETS["tiny"].mask_decoder.num_queries, 5, 16, 24)
     assert not torch.allclose(one.mask_logits, other.mask_logits), "sound does not matter"
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_the_last_alone_is_the_last(layers: int) -> None:
+    torch.manual_seed(0)
+    preset = PRESETS["tiny"]
+    model = USSLM(replace(preset, mask_decoder=replace(preset.mask_decoder, num_layers=layers))).eval()
+    clip, audio = torch.randn(2, 5, 3, 64, 96), torch.rand(2, 5, preset.audio_dim)
+    with torch.no_grad():
+        every, (last,) = model(clip, audio), model(clip, audio, last_only=True)
+    assert len(every) == layers + 1
+    torch.testing.assert_close(last.sound_logits, every[-1].sound_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(last.mask_logits, every[-1].mask_logits, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
