@@ -133,7 +133,7 @@ class Rows:
         return lambda clips: pipeline.many(clips, self.vocabulary)
 
     def _stream(self, pipeline: Pipeline, at_once: int) -> Run:
-        return lambda clips: list(pipeline.stream(clips, self.vocabulary, at_once))
+        return lambda clips: list(pipeline.stream(clips, self.vocabulary, at_once, overlap=True))
 
     def make(self) -> list[Row]:
         """All rows; the plain one first, all together last. Nothing is loaded yet."""

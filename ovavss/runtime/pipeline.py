@@ -176,20 +176,33 @@ class Pipeline:
         embeddings = self._embed(located)
         return [self._name(clip, some, vocabulary) for clip, some in zip(located, embeddings)]
 
-    def stream(self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1) -> Iterator[Segmentation]:
-        """Clips in order, `at_once` of them in threads of their own; the sound of the next one is encoded meanwhile.
-
-        With several at once the runners should take one thread each.
+    def stream(
+        self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
+    ) -> Iterator[Segmentation]:
+        """Clips in order, `at_once` of them in threads of their own, which share torch's threads; their runners should
+        take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by default where there is a
+        GPU: on a CPU two clips' threads are in each other's way.
         """
+        if overlap is None:
+            overlap = torch.cuda.is_available()
+        if at_once == 1 and not overlap:
+            for clip in clips:
+                yield self(*clip, vocabulary)
+            return
         running: deque[Future[Segmentation]] = deque()
-        with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
-            for frames, waveform in clips:
-                audio = sound.submit(self._hear, waveform)
-                running.append(whole.submit(self._finish, frames, audio, vocabulary))
-                if len(running) > at_once:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // at_once))  # those that a new thread of ours starts with
+        try:
+            with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
+                for frames, waveform in clips:
+                    audio = sound.submit(self._hear, waveform)
+                    running.append(whole.submit(self._finish, frames, audio, vocabulary))
+                    if len(running) > at_once:
+                        yield running.popleft().result()
+                while running:
                     yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
+        finally:
+            torch.set_num_threads(threads)
 
     def _finish(self, frames: np.ndarray, audio: "Future[Tensor]", vocabulary: Tensor) -> Segmentation:
         located = self._locate(frames, audio.result())

@@ -87,7 +87,9 @@ def test_several_clips_as_one_by_one(runners: dict[str, Runner], clip: tuple[np.
     clips = [(frames, waveform), (frames[::-1].copy(), -waveform), (frames[:, ::-1].copy(), waveform * 0.1)]
     alone = [pipeline(*one, vocabulary) for one in clips]
     together = pipeline.many(clips, vocabulary)
-    streamed = [list(pipeline.stream(clips, vocabulary, at_once)) for at_once in (1, 2)]
+    threads = torch.get_num_threads()
+    streamed = [list(pipeline.stream(clips, vocabulary, *how)) for how in ((1,), (1, True), (2,))]
+    assert torch.get_num_threads() == threads
     for found in (together, *streamed):
         for one, other in zip(alone, found, strict=True):
             torch.testing.assert_close(one.ranking.score, other.ranking.score)
