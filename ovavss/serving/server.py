@@ -56,6 +56,8 @@ class Server:
             f"--exit-timeout-secs={_STOP_SECONDS - 5}", "--log-format=ISO8601",
         ]  # fmt: skip
         environment = dict(os.environ)
+        # Each step is a process with threads of its own, and several are busy at a time.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
         # The back end's Python is the first on PATH; it needs the interpreter's shared library.
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
         libraries = [sysconfig.get_config_var("LIBDIR"), environment.get("LD_LIBRARY_PATH")]
