@@ -75,6 +75,7 @@ def test_a_changed_weight_rebuilds_its_graph_alone(copy: Path, tmp_path: Path) -
     changed = {name for name, was in before.items() if sha256(copy / name) != was}
     assert changed == {
         "manifest.json", "audio_encoder.onnx", "audio_encoder.fp16.onnx", "audio_encoder.torchscript.pt",
+        "audio_encoder.layers.json", "audio_encoder.fp16.layers.json",
     }  # fmt: skip
     assert printed.count("kept") == 9
     assert read_manifest(copy).weights == {"changed.safetensors": sha256(tmp_path / "changed.safetensors")}
