@@ -42,7 +42,7 @@ lint: .venv/.complete
 artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/model/*.py ovavss/weights/*.safetensors export/*.py)
 	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
-.venv/.complete: pyproject.toml uv.lock $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
+.venv/.complete: pyproject.toml uv.lock | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)
 	$(UV) sync --frozen
 	touch $@
 
