@@ -42,7 +42,7 @@ from quantization import QuantizerError, quantize
 from request import PLANS, Request, fingerprint, package_versions, sources_fingerprint
 from tensorrt_build import build_plan
 from torchscript import export_torchscript
-from verify import COSINE_MEAN, RELATIVE, Comparison, VerificationError, compare, example_inputs
+from verify import COSINE_MEAN, RELATIVE, VerificationError, compare, example_inputs
 
 # Any size serves for tracing; a small one is quick.
 _TRACED = (96, 128)
@@ -138,8 +138,8 @@ class Builder:
                 self._calibrated_on() if precision in QUANTIZED else None,
             )  # fmt: skip
             artifact = self._usable(spec.name, key, built_from)
-            if artifact and self._shows_layers(form, precision) and not _layers_file(self.out / artifact.file).exists():
-                artifact = None
+            if artifact and artifact.difference and self._shows_layers(form, precision):
+                artifact = artifact if _layers_file(self.out / artifact.file).exists() else None
             seconds = "kept"
             if artifact is None:
                 start = time.perf_counter()
@@ -190,13 +190,12 @@ class Builder:
             rtx = form is Format.TENSORRT_RTX
             build_plan(spec, source, path, self.request.plan.of(precision) if rtx else self.request.plan, rtx)
         tell(f"comparing {path.name} with PyTorch")
-        comparison, not_run = self._verify(spec, reference, form, precision, path, tell)
+        differences, not_run = self._verify(spec, reference, form, precision, path, tell)
         layers = _layers_file(path)
         layers.unlink(missing_ok=True)  # of an earlier build
-        if comparison and self._shows_layers(form, precision):
+        if differences and self._shows_layers(form, precision):
             tell(f"comparing the layers of {path.name} with PyTorch")
             write_json(layers, {layer.module: layer.error for layer in self._layers(spec, reference, path)})
-        differences = comparison.differences if comparison else {}
         return Artifact(path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run)
 
     def _calibrated_on(self) -> list[object]:
@@ -234,15 +233,15 @@ class Builder:
         precision: Precision,
         path: Path,
         tell: Callable[[str], None],
-    ) -> tuple[Comparison | None, str]:
-        """The comparison, or why there is none; a file that fails it is removed."""
+    ) -> tuple[dict[str, float], str]:
+        """The differences from PyTorch, or why there are none; a file that fails it is removed."""
         try:
             runner = open_artifact(spec, path, form)
         except UserError as error:
             if (form is Format.ONNX and precision not in (Precision.BF16, Precision.FP8)) or form is Format.TORCHSCRIPT:
                 path.unlink()
                 raise
-            return None, "not run: " + ("no GPU here" if form in PLANS else _short(str(error)))
+            return {}, "not run: " + ("no GPU here" if form in PLANS else _short(str(error)))
         size = self.request.verify_size or self.request.size
         size = size or (self.preset.short_side, self.preset.short_side * 4 // 3)
         inputs = example_inputs(spec.name, self.preset, size, batch=1 if spec.name == USSLM_GRAPH else 2)

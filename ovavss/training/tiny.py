@@ -6,6 +6,7 @@ checkpoint. Nothing but CLIP sees or hears a novel combination.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +175,7 @@ class TinyTraining:
         model = build_clip(config)
 
         def train(report: Report) -> None:
-            train_clip(model, config, [self._rough_crops()], recipe.clip_steps, recipe.seed, report, _KNOWN[names])
+            train_clip(model, config, [self._rough_crops], recipe.clip_steps, recipe.seed, report, _KNOWN[names])
 
         self._stage(f"clip_{names}", model, recipe.clip_steps, train)
         return model.eval()
@@ -189,13 +190,14 @@ class TinyTraining:
             encoder = self.audio_encoder().requires_grad_(False)
             cut = many_crops(recipe.crop_seed, recipe.crop_clips, config.image_size, self.workers, encoder, localiser)
             train_clip(
-                model, config, [self._rough_crops(), cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
+                model, config, [self._rough_crops, cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
                 lr=5e-4, scale=LOGIT_SCALE,
             )  # fmt: skip
 
         self._stage(f"adapted_clip_{names}", model, recipe.adapt_steps, train)
         return model.eval()
 
+    @cached_property
     def _rough_crops(self) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
         return many_crops(recipe.crop_seed, recipe.crop_clips, self.preset.clip.image_size, self.workers)

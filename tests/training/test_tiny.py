@@ -17,6 +17,7 @@ from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
 from ovavss.model.usslm import USSLM
 from ovavss.runtime.engines import torch_runners
 from ovavss.runtime.pipeline import Pipeline
+from ovavss.runtime.shipped import shipped_weights
 from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.batch_norm import thaw_batch_norm
@@ -37,6 +38,7 @@ from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weig
 from ovavss.training.world import TRAINING_CONFIG, rendered_world
 
 TINY = PRESETS["tiny"]
+needs_weights = pytest.mark.skipif(shipped_weights("tiny") is None, reason="no weights of tiny are shipped")
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +240,7 @@ def test_a_query_has_the_category_of_what_it_marks() -> None:
     assert marked_categories(torch.nn.functional.pad(logits, (0, 8), value=-10.0), clip, (96, 96)).tolist() == got
 
 
-@pytest.mark.skipif("tiny.safetensors" not in str(list((Path(__file__).parents[2] / "ovavss/weights").glob("*"))),
-                    reason="no weights are shipped")  # fmt: skip
+@needs_weights
 def test_crops_by_the_localiser_are_those_that_the_pipeline_names() -> None:
     models = load_models(TINY, WeightsSource()).models
     modules = graph_modules(models)
@@ -265,8 +266,7 @@ def test_crops_by_the_localiser_are_those_that_the_pipeline_names() -> None:
     assert set(labels.tolist()) <= shown
 
 
-@pytest.mark.skipif("tiny.safetensors" not in str(list((Path(__file__).parents[2] / "ovavss/weights").glob("*"))),
-                    reason="no weights are shipped")  # fmt: skip
+@needs_weights
 def test_shipped_weights_are_small_enough() -> None:
-    path = Path(__file__).parents[2] / "ovavss/weights/tiny.safetensors"
-    assert path.stat().st_size < 15e6
+    path = shipped_weights("tiny")
+    assert path is not None and path.stat().st_size < 15e6
