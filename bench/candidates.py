@@ -12,7 +12,7 @@ from ovavss.errors import UserError
 from ovavss.model.graph_names import GRAPHS
 from ovavss.model.graphs import GraphSpec, Models, graph_modules, graph_specs
 from ovavss.model.presets import PRESETS, Preset
-from ovavss.runtime.custom_op import custom_op_library
+from ovavss.runtime.custom_op import custom_op_library, find_library
 from ovavss.runtime.engines import (
     Format,
     Manifest,
@@ -25,6 +25,8 @@ from ovavss.runtime.engines import (
     sha256,
     torch_runners,
 )
+from ovavss.runtime.openvino_runner import LIBRARY as OPENVINO_LIBRARY
+from ovavss.runtime.openvino_runner import OpenVinoRunner, missing_openvino
 from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
 from ovavss.runtime.weights import WeightsSource, load_models
 
@@ -32,6 +34,9 @@ Runners = dict[str, Runner]
 NO_GPU = "needs an NVIDIA GPU, and this machine has none"
 NOT_BUILT = "not in the engines folder"
 EAGER = "torch"
+# Fastest first.
+_ORDER = ("tensorrt-fp16", "tensorrt", "onnx-cuda+op", "torch_cuda", "onnx-bf16-openvino+op", "onnx-openvino+op",
+          "onnx+op", "onnx", EAGER)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def candidates(source: Source, models: Models | None = None, compiled: bool = Fa
 
 
 def _built(source: Source, manifest: Manifest, form: Format, precision: Precision) -> list[Candidate]:
-    """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA."""
+    """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA, and in
+    OpenVINO."""
     key = artifact_key(form, precision)
     keys = {graph: artifact_key(form, graph_precision(graph, precision)) for graph in GRAPHS}
     built = all(keys[graph] in manifest.graphs.get(graph, {}) for graph in GRAPHS)
@@ -108,33 +114,55 @@ def _built(source: Source, manifest: Manifest, form: Format, precision: Precisio
     cuda = "" if torch.cuda.is_available() else NO_GPU
     cpu, gpu = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
     kernels = "ONNX Runtime has no bfloat16 kernels for the CPU" if precision is Precision.BF16 else ""
-    return [
+    found = [
         Candidate(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why or kernels),
         Candidate(f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or kernels or plugin),
         Candidate(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
         Candidate(f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin),
     ]
+    if precision in (Precision.FP32, Precision.BF16):
+        package = missing_openvino()
+        operator = "" if find_library(OPENVINO_LIBRARY) else "the OpenVINO operator is not built: `make plugins`"
+        found += [
+            Candidate(f"{key}-openvino", lambda graphs: _openvino(source, precision, False, graphs), why or package),
+            Candidate(
+                f"{key}-openvino+op",
+                lambda graphs: _openvino(source, precision, True, graphs),
+                why or package or operator,
+            ),
+        ]
+    return found
 
 
 def _open(source: Source, form: Format, precision: Precision, graphs: Iterable[str]) -> Runners:
-    manifest, specs = source.manifest(), _specs(source)
-    return {
-        graph: open_artifact(specs[graph], checked_artifact(source.engines, manifest, graph, form, precision), form)
-        for graph in graphs
-    }
+    return _each(source, form, precision, graphs, lambda spec, path: open_artifact(spec, path, form))
 
 
 def _onnx(
     source: Source, precision: Precision, providers: list[str], custom_op: bool, graphs: Iterable[str]
 ) -> Runners:
+    return _each(
+        source, Format.ONNX, precision, graphs,
+        lambda spec, path: OnnxRuntimeRunner(spec, path, providers, custom_op=custom_op),
+    )  # fmt: skip
+
+
+def _openvino(source: Source, precision: Precision, custom_op: bool, graphs: Iterable[str]) -> Runners:
+    return _each(
+        source, Format.ONNX, precision, graphs, lambda spec, path: OpenVinoRunner(spec, path, custom_op=custom_op)
+    )
+
+
+def _each(
+    source: Source,
+    form: Format,
+    precision: Precision,
+    graphs: Iterable[str],
+    open_file: Callable[[GraphSpec, Path], Runner],
+) -> Runners:
     manifest, specs = source.manifest(), _specs(source)
     return {
-        graph: OnnxRuntimeRunner(
-            specs[graph],
-            checked_artifact(source.engines, manifest, graph, Format.ONNX, precision),
-            providers,
-            custom_op=custom_op,
-        )
+        graph: open_file(specs[graph], checked_artifact(source.engines, manifest, graph, form, precision))
         for graph in graphs
     }
 
@@ -165,6 +193,11 @@ def cuda_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
 
     specs, modules = graph_specs(models.preset), graph_modules(models)
     return {name: OnGpu(specs[name], deepcopy(modules[name]).cuda()) for name in graphs}
+
+
+def fastest(found: Mapping[str, Candidate]) -> str:
+    """The sort that is known for the highest speed among those that can run here."""
+    return next(name for name in _ORDER if name in found and not found[name].missing)
 
 
 def chosen(all_of_them: Mapping[str, Candidate], names: str | None) -> dict[str, Candidate]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from candidates import EAGER, Candidate, Source, candidates, chosen  # noqa: E402
+from candidates import EAGER, Candidate, Source, candidates, chosen, fastest  # noqa: E402
 from measuring import StepClock, header, peak_memory, percentiles, power_law, ratio, take_turns  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
@@ -219,12 +219,6 @@ def measure_sweep(
     return made
 
 
-def sweep_runner(present: Mapping[str, Candidate]) -> str:
-    """Who is swept: the fastest sort that is there."""
-    order = ("tensorrt-fp16", "tensorrt", "onnx-cuda+op", "torch_cuda", "onnx+op", "onnx", EAGER)
-    return next(name for name in order if name in present)
-
-
 def run_latency(
     source: Source, console: Console, rounds: int, runners: str | None, sweeps: bool, memory: bool, compiled: bool
 ) -> dict[str, Any]:
@@ -232,7 +226,7 @@ def run_latency(
     models, preset = source.models(), source.preset()
     every = chosen(candidates(source, models, compiled), runners)
     present = {name: candidate for name, candidate in every.items() if not candidate.missing}
-    options, swept = clip_options(source.random()), sweep_runner(present)
+    options, swept = clip_options(source.random()), fastest(present)
     values = {name: sizes[preset.name != "tiny"] for name, sizes in SWEEPS.items()} if sweeps else {}
     work = len(present) * rounds * (len(GRAPHS) + 1) + sum(map(len, values.values()))
     work += (len(present) + len(GRAPHS)) * memory

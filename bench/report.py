@@ -25,7 +25,7 @@ from rich.console import Console
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import plots  # noqa: E402
-from candidates import EAGER, Source, candidates  # noqa: E402
+from candidates import EAGER, Source, candidates, fastest  # noqa: E402
 from capacity import Service, check, plan, response, service_of  # noqa: E402
 from latency import run_latency  # noqa: E402
 from measuring import header  # noqa: E402
@@ -311,7 +311,7 @@ def add_overlays(page: Page, source: Source, clips: int) -> None:
     page.heading("Side by side")
     preset, found = source.preset(), candidates(source)
     names = default_vocabulary(preset)
-    fast = next(key for key in ("tensorrt-fp16", "onnx+op", "onnx", EAGER) if not found[key].missing)
+    fast = fastest(found)
     slow_options = Options(merge_iou=0.95) if source.random() else PLAIN
     pipelines = {
         "reference": Pipeline(preset, found[EAGER].open(), slow_options),

@@ -27,7 +27,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "plugins" / "msdeform_attn")]
 
-from candidates import EAGER, NO_GPU, NOT_BUILT, Candidate, Runners, Source, candidates  # noqa: E402
+from candidates import EAGER, NO_GPU, NOT_BUILT, Candidate, Runners, Source, candidates, fastest  # noqa: E402
 from core import Core  # noqa: E402
 from measuring import header, ratio, timed  # noqa: E402
 
@@ -166,8 +166,7 @@ class Rows:
                 what = "the exported graphs" + (" with our operator" if key.endswith("+op") else "")
                 rows.append(Row(key, what, self._each(key, PLAIN), candidate.missing))
         rows.append(self._without_cuda_graphs())
-        fast = [key for key in ("tensorrt-fp16", "onnx-cuda+op", "onnx+op", "onnx") if not self.found[key].missing]
-        best, at_once = [*fast, EAGER][0], 1 if torch.cuda.is_available() else os.cpu_count() or 1
+        best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else os.cpu_count() or 1
         what = f"the same, {at_once} clip{'s' if at_once > 1 else ''} at once"
         rows += [
             Row("one by one", f"{best}, merged, select, named", self._each(best, ALL)),

@@ -34,7 +34,8 @@ from ovavss.runtime.engines import (
     read_manifest,
     sha256,
 )  # fmt: skip
-from ovavss.runtime.runner import Arrays, Runner, TorchRunner
+from ovavss.runtime.openvino_runner import missing_openvino
+from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
 from ovavss.runtime.weights import LoadedModels
 from ovavss.runtime.write import remove_leftovers, write_json
 from precision import to_half
@@ -236,7 +237,9 @@ class Builder:
     ) -> tuple[dict[str, float], str]:
         """The differences from PyTorch, or why there are none; a file that fails it is removed."""
         try:
-            runner = open_artifact(spec, path, form)
+            # ONNX Runtime has no bfloat16 kernels for the CPU.
+            other = precision is Precision.BF16 and not torch.cuda.is_available() and not missing_openvino()
+            runner = open_artifact(spec, path, form, openvino=other)
         except UserError as error:
             if (form is Format.ONNX and precision not in (Precision.BF16, Precision.FP8)) or form is Format.TORCHSCRIPT:
                 path.unlink()
@@ -251,13 +254,14 @@ class Builder:
         try:
             return compare(spec, reference, runner, inputs, precision), ""
         except VerificationError as error:
-            named = form is Format.ONNX and precision not in QUANTIZED
+            named = form is Format.ONNX and precision not in QUANTIZED and isinstance(runner, OnnxRuntimeRunner)
             where = self._where(spec, reference, precision, path) if named else ""
             path.unlink()
             raise VerificationError(f"{error}{where}; the file was removed") from None
 
     def _shows_layers(self, form: Format, precision: Precision) -> bool:
-        return self.request.layers and form is Format.ONNX and precision not in QUANTIZED
+        runs = precision is not Precision.BF16 or torch.cuda.is_available()  # in ONNX Runtime
+        return self.request.layers and form is Format.ONNX and precision not in QUANTIZED and runs
 
     def _layers(self, spec: GraphSpec, reference: TorchRunner, path: Path) -> Iterator[Difference]:
         inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)

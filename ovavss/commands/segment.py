@@ -30,6 +30,7 @@ class RunnerName(StrEnum):
     """Which runtime runs the graphs."""
 
     ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
     TORCH = "torch"
     TORCHSCRIPT = "torchscript"
     TENSORRT = "tensorrt"
@@ -38,6 +39,7 @@ class RunnerName(StrEnum):
 
 _FORMATS = {
     RunnerName.ONNXRUNTIME: Format.ONNX,
+    RunnerName.OPENVINO: Format.ONNX,
     RunnerName.TORCHSCRIPT: Format.TORCHSCRIPT,
     RunnerName.TENSORRT: Format.TENSORRT,
     RunnerName.TENSORRT_RTX: Format.TENSORRT_RTX,
@@ -191,4 +193,4 @@ def open_runners(
 
     if read_manifest(engines).seed is not None:
         warn(("THESE ENGINES HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one",))
-    return open_engines(engines, _FORMATS[runner], precision)
+    return open_engines(engines, _FORMATS[runner], precision, runner is RunnerName.OPENVINO)

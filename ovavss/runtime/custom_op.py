@@ -20,15 +20,20 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def custom_op_library() -> Path | None:
-    """The built library: in the folder OVAVSS_PLUGIN_DIR, else build/plugins of the repository, else ovavss/lib."""
+    """ONNX Runtime's operator, see `find_library`."""
+    return find_library(LIBRARY)
+
+
+def find_library(name: str) -> Path | None:
+    """A built library: in the folder OVAVSS_PLUGIN_DIR, else build/plugins of the repository, else ovavss/lib."""
     if given := os.environ.get("OVAVSS_PLUGIN_DIR"):
-        library = Path(given) / LIBRARY
+        library = Path(given) / name
         if not library.is_file():
             raise UserError(f"OVAVSS_PLUGIN_DIR: {library} does not exist; build it with `make plugins` or unset it")
         return library
     for folder in (_PACKAGE.parent / "build" / "plugins", _PACKAGE / "lib"):
-        if (folder / LIBRARY).is_file():
-            return folder / LIBRARY
+        if (folder / name).is_file():
+            return folder / name
     return None
 
 

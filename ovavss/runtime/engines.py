@@ -145,9 +145,10 @@ def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format,
 
 
 def open_engines(
-    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32
+    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
 ) -> "tuple[Preset, dict[str, Runner]]":
-    """The runners of an engines folder, in one format and precision.
+    """The runners of an engines folder, in one format and precision; `openvino` runs ONNX files in place of ONNX
+    Runtime.
 
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
@@ -157,14 +158,18 @@ def open_engines(
     manifest = read_manifest(folder)
     specs = graph_specs(PRESETS[manifest.preset], manifest.size)
     runners = {
-        name: open_artifact(specs[name], checked_artifact(folder, manifest, name, form, precision), form)
+        name: open_artifact(specs[name], checked_artifact(folder, manifest, name, form, precision), form, openvino)
         for name in GRAPHS
     }
     return PRESETS[manifest.preset], runners
 
 
-def open_artifact(spec: "GraphSpec", path: Path, form: Format) -> "Runner":
-    """One file in the runtime of its format."""
+def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = False) -> "Runner":
+    """One file in the runtime of its format; ONNX files in OpenVINO if asked."""
+    if form is Format.ONNX and openvino:
+        from ovavss.runtime.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(spec, path)
     if form is Format.ONNX:
         from ovavss.runtime.runner import OnnxRuntimeRunner
 

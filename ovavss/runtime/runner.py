@@ -56,6 +56,19 @@ def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+Boundary = list[tuple[str, list[int | None]]]
+
+
+def check_boundary(path: Path, spec: GraphSpec, inputs: Boundary, outputs: Boundary) -> None:
+    """UserError where a file's inputs and outputs (names, sizes or None) are not those of the specification."""
+    for found, specs in ((inputs, spec.inputs), (outputs, spec.outputs)):
+        wanted = [(s.name, [d if isinstance(d, int) else None for d in s.shape]) for s in specs]
+        if found != wanted:
+            raise UserError(
+                f"{path} is not '{spec.name}' of this preset (it has {found}, not {wanted}); build it again"
+            )
+
+
 class TorchRunner(Runner):
     """The PyTorch module itself, eager."""
 
@@ -126,19 +139,11 @@ class OnnxRuntimeRunner(Runner):
             raise UserError(
                 f"{path} is not an ONNX file that ONNX Runtime can load ({reason}); build it again"
             ) from error
-        self._check_boundary(path)
-
-    def _check_boundary(self, path: Path) -> None:
-        for values, specs in (
-            (self.session.get_inputs(), self.spec.inputs),
-            (self.session.get_outputs(), self.spec.outputs),
-        ):
-            found = [(v.name, [d if isinstance(d, int) else None for d in v.shape]) for v in values]
-            wanted = [(s.name, [d if isinstance(d, int) else None for d in s.shape]) for s in specs]
-            if found != wanted:
-                raise UserError(
-                    f"{path} is not '{self.spec.name}' of this preset (it has {found}, not {wanted}); build it again"
-                )
+        sides = [
+            [(v.name, [d if isinstance(d, int) else None for d in v.shape]) for v in values]
+            for values in (self.session.get_inputs(), self.session.get_outputs())
+        ]
+        check_boundary(path, spec, *sides)
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
         from onnxruntime import OrtValue

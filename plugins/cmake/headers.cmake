@@ -30,6 +30,9 @@ find_path(OVAVSS_TENSORRT_INCLUDE NvInferRuntime.h DOC "Folder of NvInferRuntime
           PATHS /usr/local/tensorrt /opt/tensorrt ${OVAVSS_SITE_PACKAGES} ${tensorrt_folders}
           PATH_SUFFIXES include tensorrt/include tensorrt_libs/include)
 
+# OpenVINO's package brings headers, libraries and configuration; the operator fits this version alone.
+find_package(OpenVINO QUIET COMPONENTS Runtime ONNX HINTS ${OVAVSS_SITE_PACKAGES} PATH_SUFFIXES openvino/cmake)
+
 if(OVAVSS_FETCH_HEADERS AND NOT OVAVSS_ONNXRUNTIME_INCLUDE)
   set(sources https://raw.githubusercontent.com/microsoft/onnxruntime/v1.20.1/include/onnxruntime/core/session)
   fetch_headers(onnxruntime ${sources} onnxruntime_c_api.h OVAVSS_ONNXRUNTIME_INCLUDE)

@@ -43,6 +43,15 @@ def onnxruntime_library(build_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def openvino_library(build_folder: Path) -> Path:
+    """The OpenVINO operation."""
+    if "OpenVINO operator: built" not in (build_folder / "summary.txt").read_text():
+        pytest.skip("no OpenVINO: pip install openvino")
+    build(build_folder, "ovavss_msda_openvino")
+    return build_folder / "plugins" / "libovavss_msdeform_attn_openvino.so"
+
+
+@pytest.fixture(scope="session")
 def walked_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CUDA source compiled as C++, launches walked on the CPU, with the index functions for their own test."""
     here = Path(__file__).parent
