@@ -13,6 +13,7 @@ from ovavss.commands.options import (
     MergeOption,
     PartialOption,
     PresetName,
+    SureOption,
     WeightsOption,
     command,
 )
@@ -65,6 +66,7 @@ def evaluate(
     score_threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
     frames_per_query: FramesPerQueryOption = None,
+    sure: SureOption = None,
     merge_iou: MergeOption = None,
     picture: Annotated[Path | None, typer.Option(help="Write the confusion matrix as a PNG.")] = None,
 ) -> None:
@@ -96,7 +98,7 @@ def evaluate(
     else:
         options = Options(
             proposals, sound_threshold, score_threshold, crop=crop, sound_map=True, frames_per_query=frames_per_query,
-            merge_iou=merge_iou,
+            merge_iou=merge_iou, sure=sure,
         )  # fmt: skip
         run = _model(  # type: ignore[assignment]
             preset, engines, runner, weights or [], clip, partial, precision, table, options
@@ -117,7 +119,8 @@ def evaluate(
     if json is not None:
         settings = {"seed": seed, "kind": kind, "sound": sound} if data is None else {"data": str(data)}
         settings |= {"proposals": proposals, "sound_threshold": str(sound_threshold), "crop": crop}
-        settings |= {"frames_per_query": str(frames_per_query), "merge_iou": str(merge_iou)}
+        settings |= {"frames_per_query": str(frames_per_query), "merge_iou": str(merge_iou),
+                     "sure": str(sure)}  # fmt: skip
         write_json(json, {"settings": settings, "classes": table.names, **result.figures()})
     if picture is not None:
         report.draw_confusions(result, table.names, picture)

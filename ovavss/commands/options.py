@@ -30,6 +30,10 @@ FramesPerQueryOption = Annotated[
     int | None,
     typer.Option(min=1, help="Name a query by its N most confident frames. Default: by all of them."),
 ]
+SureOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Look at a query's frames one after another, until its name has this probability."),
+]
 MergeOption = Annotated[
     float | None,
     typer.Option("--merge-iou", min=0, max=1, help="Queries that overlap this much share a crop. Default: none do."),

@@ -14,6 +14,7 @@ from ovavss.commands.options import (
     PartialOption,
     PresetName,
     SeedOption,
+    SureOption,
     WeightsOption,
     command,
     warn,
@@ -104,6 +105,7 @@ def segment(
     ] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
     frames_per_query: FramesPerQueryOption = None,
+    sure: SureOption = None,
     merge_iou: MergeOption = None,
     square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centres it.")] = (
         SquareAnchorName.TOP_LEFT
@@ -127,7 +129,7 @@ def segment(
         parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
     options = Options(
         proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value,
-        frames_per_query=frames_per_query, merge_iou=merge_iou,
+        frames_per_query=frames_per_query, merge_iou=merge_iou, sure=sure,
     )  # fmt: skip
     with ExitStack() as stack:
         if url is None:
@@ -153,6 +155,7 @@ def segment(
             "crop": crop.value,
             "square_anchor": square_anchor.value,
             "frames_per_query": frames_per_query,
+            "sure": sure,
             "merge_iou": merge_iou,
             "instant": instant.value,
         }

@@ -23,19 +23,20 @@ SquareAnchor = Literal["top_left", "centre"]
 class Regions:
     """The valid (query, frame) pairs, frame by frame: frame and query int64 [n], tight boxes float32 [n, 4] as
     (x0, y0, x1, y1) in pixels of the padded frame, ends exclusive; confidence float32 [n], the mean probability of the
-    mask's own pixels."""
+    mask's own pixels, and area float32 [n], how many these are."""
 
     frame: Tensor
     query: Tensor
     boxes: Tensor
     confidence: Tensor
+    area: Tensor
 
     def __len__(self) -> int:
         return len(self.query)
 
     def select(self, index: Tensor | slice) -> "Regions":
         """Some of the pairs."""
-        return Regions(self.frame[index], self.query[index], self.boxes[index], self.confidence[index])
+        return Regions(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def upsample(mask_logits: Tensor) -> Tensor:
@@ -57,15 +58,17 @@ def find_regions(mask_logits: Tensor, queries: Tensor | None = None, select_firs
         which, frames = (wanted.flatten(2).amax(-1) > 0).nonzero(as_tuple=True)
     else:
         which, frames = torch.ones_like(wanted[:, :, 0, 0], dtype=torch.bool).nonzero(as_tuple=True)
-    found = [Regions(which[:0], which[:0], mask_logits.new_zeros(0, 4), mask_logits.new_zeros(0))]
+    nothing = mask_logits.new_zeros(0)
+    found = [Regions(which[:0], which[:0], nothing.reshape(0, 4), nothing, nothing)]
     for start in range(0, len(which), _CHUNK):
         query, frame = queries[which[start : start + _CHUNK]], frames[start : start + _CHUNK]
         soft = upsample(mask_logits[query, frame][None])[0].sigmoid()
         inside = soft > 0.5
         (x0, x1), (y0, y1) = _extent(inside.any(1)), _extent(inside.any(2))
         boxes = torch.stack([x0, y0, x1, y1], dim=-1).float()
-        confidence = (soft * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
-        found.append(Regions(frame, query, boxes, confidence).select(x1 > x0))
+        area = inside.sum((1, 2))
+        confidence = (soft * inside).sum((1, 2)) / area.clamp(min=1)
+        found.append(Regions(frame, query, boxes, confidence, area.float()).select(area > 0))
     parts = ([getattr(part, field.name) for part in found] for field in fields(Regions))
     regions = Regions(*(torch.cat(part) for part in parts))
     return regions.select(torch.argsort(regions.frame, stable=True))

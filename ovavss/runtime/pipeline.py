@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from ovavss.model.mask_crop import (
 from ovavss.model.open_vocabulary import Ranking
 from ovavss.model.presets import Crop, Preset, Proposals
 from ovavss.model.prompts import text_embeddings
+from ovavss.runtime.looking import Looking, look_at_all, look_until_sure
 from ovavss.runtime.runner import Runner
 
 FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
@@ -46,7 +48,8 @@ class Options:
     centres the squares.
 
     The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
-    (None: by all). `merge_iou`: queries whose masks overlap this much in a frame share one crop (None: none do).
+    (None: by all). `sure`: by one frame after another until its name has this probability (`runtime/looking.py`; None:
+    all frames at once). `merge_iou`: queries whose masks overlap this much in a frame share one crop (None: none do).
     `named_only`: pairs at or below the score threshold get no mask; the label map is the same. `select_first`: upsample
     only masks that can matter; the result is the same.
     """
@@ -60,6 +63,7 @@ class Options:
     clip_batch: int = 32
     sound_map: bool = False
     frames_per_query: int | None = None
+    sure: float | None = None
     merge_iou: float | None = None
     named_only: bool = False
     select_first: bool = True
@@ -108,6 +112,15 @@ class _Located:
     regions: Regions
     crops: Regions
     stands: Tensor
+
+
+@dataclass
+class _Looked:
+    """The query and embedding of each region that CLIP looked at, int64 [m] and [m, D], by how many crops."""
+
+    query: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    embeddings: Tensor = field(default_factory=lambda: torch.zeros(0))
+    crops: int = 0
 
 
 def choose_regions(mask_logits: Tensor, sound_scores: Tensor, options: Options) -> tuple[Regions, Regions, Tensor]:
@@ -173,8 +186,8 @@ class Pipeline:
     def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
         """Several clips, whose crops go through CLIP in common batches. All their masks are in memory at a time."""
         located = [self._locate(frames, self._hear(waveform)) for frames, waveform in clips]
-        embeddings = self._embed(located)
-        return [self._name(clip, some, vocabulary) for clip, some in zip(located, embeddings)]
+        looked = self._look(located, vocabulary)
+        return [self._name(clip, some, vocabulary) for clip, some in zip(located, looked)]
 
     def stream(
         self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
@@ -206,7 +219,7 @@ class Pipeline:
 
     def _finish(self, frames: np.ndarray, audio: "Future[Tensor]", vocabulary: Tensor) -> Segmentation:
         located = self._locate(frames, audio.result())
-        return self._name(located, self._embed([located])[0], vocabulary)
+        return self._name(located, self._look([located], vocabulary)[0], vocabulary)
 
     def _hear(self, waveform: np.ndarray) -> Tensor:
         with self.step(AUDIO_ENCODER):
@@ -223,44 +236,67 @@ class Pipeline:
         resized, original_size = located["resized_frames"][0], (frames.shape[1], frames.shape[2])
         return _Located(mask_logits, scores, resized, (height, width), original_size, regions, crops, stands)
 
-    def _embed(self, clips: Sequence[_Located]) -> list[Tensor]:
-        """CLIP embeddings [n, D] of each clip's regions, a batch at a time over all clips."""
+    def _look(self, clips: Sequence[_Located], vocabulary: Tensor) -> list[_Looked]:
+        """What CLIP makes of each clip's crops, a batch at a time over all clips."""
+        lookings = {number: self._looking(clip, vocabulary) for number, clip in enumerate(clips)}
+        found = [_Looked() for _ in clips]
+        answers: dict[int, Any] = dict.fromkeys(lookings)  # None starts a generator
+        while answers:
+            wanted: dict[int, list[int]] = {}
+            for number, answer in answers.items():
+                try:
+                    wanted[number] = lookings[number].send(answer)
+                    found[number].crops += len(wanted[number])
+                except StopIteration as end:
+                    found[number].query, found[number].embeddings = end.value
+            parts = self._embed([clips[number] for number in wanted], list(wanted.values()))
+            answers = dict(zip(wanted, parts))
+        return found
+
+    def _looking(self, clip: _Located, vocabulary: Tensor) -> Looking:
+        if self.options.sure is None:
+            return look_at_all(clip.regions, clip.stands)
+        return look_until_sure(
+            clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, vocabulary, self.options.sure
+        )
+
+    def _embed(self, clips: Sequence[_Located], crops: Sequence[list[int]]) -> list[Tensor]:
+        """CLIP embeddings [n, D] of some crops of each clip."""
         batch, embeddings = self.options.clip_batch, []
         ready: list[Tensor] = []
-        for clip in clips:
+        for clip, index in zip(clips, crops):
             done = 0
-            while done < len(clip.crops):
+            while done < len(index):
                 room = batch - sum(len(part) for part in ready)
-                ready.append(self._cut(clip, slice(done, done + room)))
+                ready.append(self._cut(clip, index[done : done + room]))
                 done += room
                 if sum(len(part) for part in ready) == batch:
-                    embeddings.append(self._look(ready))
+                    embeddings.append(self._encode(ready))
                     ready = []
         if ready:
-            embeddings.append(self._look(ready))
+            embeddings.append(self._encode(ready))
         joined = torch.cat(embeddings) if embeddings else torch.zeros(0, self.preset.clip.embed_dim)
-        parts = joined.split([len(clip.crops) for clip in clips])
-        return [part[clip.stands] for clip, part in zip(clips, parts)]
+        return list(joined.split([len(index) for index in crops]))
 
-    def _cut(self, clip: _Located, index: slice) -> Tensor:
-        options, some = self.options, clip.crops.select(index)
+    def _cut(self, clip: _Located, index: list[int]) -> Tensor:
+        options, some = self.options, clip.crops.select(torch.tensor(index, device=clip.crops.query.device))
         with self.step(CROP_REGIONS):
             return crop_regions(
                 clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
                 options.square_anchor,
             )  # fmt: skip
 
-    def _look(self, crops: Sequence[Tensor]) -> Tensor:
+    def _encode(self, crops: Sequence[Tensor]) -> Tensor:
         with self.step(CLIP_IMAGE_ENCODER):
             return self.runners[CLIP_IMAGE_ENCODER](crops=torch.cat(list(crops)))["image_embeddings"]
 
-    def _name(self, clip: _Located, embeddings: Tensor, vocabulary: Tensor) -> Segmentation:
+    def _name(self, clip: _Located, looked: _Looked, vocabulary: Tensor) -> Segmentation:
         options, sizes = self.options, (clip.image_size, clip.original_size)
         with self.step(CLASSIFY):
             ranking, masks, label_map = classify(
-                embeddings, clip.regions.query, vocabulary, clip.mask_logits, *sizes, options
+                looked.embeddings, looked.query, vocabulary, clip.mask_logits, *sizes, options
             )
             sounds = None
             if options.sound_map:
                 sounds = open_vocabulary.sound_map(clip.mask_logits, clip.sound_scores, *sizes)
-        return Segmentation(ranking, masks, label_map, len(clip.crops), sounds)
+        return Segmentation(ranking, masks, label_map, looked.crops, sounds)

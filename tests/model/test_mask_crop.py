@@ -36,12 +36,14 @@ def test_confidence_is_the_mean_inside() -> None:
     logits = torch.full((1, 1, 8, 8), -30.0)
     logits[..., 2:6, 2:6] = 2.0
     soft = F.interpolate(logits, scale_factor=4, mode="bilinear").sigmoid()
-    torch.testing.assert_close(find_regions(logits).confidence, soft[soft > 0.5].mean()[None])
+    found = find_regions(logits)
+    torch.testing.assert_close(found.confidence, soft[soft > 0.5].mean()[None])
+    assert found.area.tolist() == [(soft > 0.5).sum()]
 
 
 def test_the_most_confident_frames() -> None:
     frame, query = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([4, 1, 4, 1, 4, 1])
-    regions = Regions(frame, query, torch.zeros(6, 4), torch.tensor([0.7, 0.6, 0.9, 0.8, 0.9, 0.95]))
+    regions = Regions(frame, query, torch.zeros(6, 4), torch.tensor([0.7, 0.6, 0.9, 0.8, 0.9, 0.95]), torch.ones(6))
     one, two = (most_confident(regions, count) for count in (1, 2))
     assert list(zip(one.query.tolist(), one.frame.tolist())) == [(4, 1), (1, 2)]  # the first of equals; order kept
     assert list(zip(two.query.tolist(), two.frame.tolist())) == [(4, 1), (1, 1), (4, 2), (1, 2)]

@@ -111,6 +111,25 @@ def test_fewer_crops(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndar
     torch.testing.assert_close(merged.ranking.score, apart.ranking.score)
 
 
+def test_looking_until_sure(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    """One frame where any name will do, all of them where none will; the same alone and among other clips."""
+    vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
+    clips = [clip, (clip[0][::-1].copy(), clip[1])]
+    every = Pipeline(TINY, runners).many(clips, vocabulary)
+    strict, easy = (
+        Pipeline(TINY, runners, Options(sure=sure, clip_batch=7)).many(clips, vocabulary) for sure in (1.0, 0.0)
+    )
+    for one, all_frames in zip(strict, every):
+        torch.testing.assert_close(one.ranking.score, all_frames.ranking.score)
+        assert one.crops <= all_frames.crops
+    assert all(0 < one.crops <= 10 < all_frames.crops for one, all_frames in zip(easy, every))
+    alone = Pipeline(TINY, runners, Options(sure=0.0))(*clips[1], vocabulary)
+    assert alone.crops == easy[1].crops and torch.equal(alone.label_map, easy[1].label_map)
+    # A threshold on sound that nothing reaches leaves nothing to look at.
+    options = Options(Proposals.SOUNDING, sound_threshold=1.0, sure=0.9)
+    assert Pipeline(TINY, runners, options)(*clip, vocabulary).crops == 0
+
+
 def changed_masks(runners: dict[str, Runner], masks: torch.Tensor) -> dict[str, Runner]:
     return runners | {USSLM_GRAPH: Changed(runners[USSLM_GRAPH], mask_logits=masks)}
 

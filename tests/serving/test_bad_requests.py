@@ -107,10 +107,10 @@ def test_half_closed_connections(client: triton.InferenceServerClient, server: L
     half = b"POST /v2/models/ov_avss/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n{"
     for port in server.ports[:2]:
         for content in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", os.urandom(5000), b"", half):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-                with suppress(OSError):  # where the server has already closed
-                    connection.sendall(content)
-                    connection.shutdown(socket.SHUT_WR)
+            # OSError: the server has closed its side already.
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, suppress(OSError):
+                connection.sendall(content)
+                connection.shutdown(socket.SHUT_WR)
     with closing(http.client.HTTPConnection("127.0.0.1", server.ports[1], timeout=30)) as plain:
         plain.request("POST", "/v2/models/ov_avss/infer", b"{not JSON")
         answer = plain.getresponse()
