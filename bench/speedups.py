@@ -44,9 +44,9 @@ from ovavss.runtime.vocabulary import default_vocabulary  # noqa: E402
 from ovavss.runtime.write import write_json  # noqa: E402
 
 PLAIN = Options(select_first=False)
-FEW = replace(PLAIN, proposals=Proposals.SOUNDING, sound_threshold=0.1, frames_per_query=2, merge_iou=0.95)
-# Those that keep 99.9 % of the reference's mIoU.
-ALL = replace(PLAIN, merge_iou=0.95, named_only=True, select_first=True)
+SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)
+FEW = replace(SOUNDING, sound_threshold=0.01, sure=0.95, merge_iou=0.8)
+ALL = replace(FEW, named_only=True, select_first=True)
 Run = Callable[[Sequence[Clip]], list[Segmentation]]
 
 
@@ -141,16 +141,13 @@ class Rows:
         for name, what, options in (
             ("select", "upsample only masks that can matter, a query once", replace(PLAIN, select_first=True)),
             ("named", "masks only for names above the threshold", replace(PLAIN, named_only=True)),
-            ("sounding", "proposals = sounding", replace(PLAIN, proposals=Proposals.SOUNDING)),
+            ("sounding", "proposals = sounding", SOUNDING),
+            ("faint", "proposals = sounding, with a score over 0.01", replace(SOUNDING, sound_threshold=0.01)),
             ("identical", "one crop for queries with the same pixels", replace(PLAIN, merge_iou=1.0)),
-            ("merged", "one crop for queries with IoU over 0.95", replace(PLAIN, merge_iou=0.95)),
+            ("merged", "one crop for queries with IoU over 0.8", replace(PLAIN, merge_iou=0.8)),
             ("one frame", "one crop a query: its most confident frame", replace(PLAIN, frames_per_query=1)),
-            (
-                "faint",
-                "proposals = sounding, with a score over 0.1",
-                replace(FEW, frames_per_query=None, merge_iou=None),
-            ),
-            ("few crops", "sounding over 0.1, two frames, merged", FEW),
+            ("sure", "frame after frame until a name has probability 0.95", replace(PLAIN, sure=0.95)),
+            ("few crops", "sounding over 0.01, merged, until sure", FEW),
         ):
             rows.append(Row(name, what, self._each(EAGER, options)))
         kernel = "" if custom_op_library() else "the kernel is not built: `make plugins`"
@@ -166,10 +163,10 @@ class Rows:
                 what = "the exported graphs" + (" with our operator" if key.endswith("+op") else "")
                 rows.append(Row(key, what, self._each(key, PLAIN), candidate.missing))
         rows.append(self._without_cuda_graphs())
-        best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else os.cpu_count() or 1
+        best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else (os.cpu_count() or 1) + 1
         what = f"the same, {at_once} clip{'s' if at_once > 1 else ''} at once"
         rows += [
-            Row("one by one", f"{best}, merged, select, named", self._each(best, ALL)),
+            Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL)),
             Row("together", what, lambda: self._stream(self._one_thread(best, ALL), at_once)),
         ]
         return rows

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ovavss.model.presets import AUDIO_PATCH, AudioEncoderConfig
 
@@ -38,12 +37,25 @@ def mel_filters() -> Tensor:
     return filters
 
 
-def fourier_basis() -> Tensor:
-    """Windowed cosines and sines, float64 [2 * 257, 1, 400]: a strided convolution with them is the STFT."""
-    time = torch.arange(WINDOW, dtype=torch.float64)
-    window = 0.5 - 0.5 * torch.cos(2 * math.pi * time / WINDOW)
-    angle = 2 * math.pi / FFT * torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * time
-    return torch.cat([angle.cos() * window, -angle.sin() * window])[:, None]
+def fourier_basis() -> tuple[Tensor, Tensor]:
+    """Windowed cosines [200, 257] and sines [199, 257], float64, of the time from a window's middle.
+
+    The (periodic Hann) window is the same on both sides of its sample 200 and zero at sample 0, so the spectrum's
+    magnitude is that of cosines with sums of two samples, and of sines with their differences: half the products.
+    """
+    time = torch.arange(WINDOW // 2, dtype=torch.float64)[:, None]
+    window = 0.5 + 0.5 * torch.cos(2 * math.pi * time / WINDOW)
+    angle = 2 * math.pi / FFT * torch.arange(FFT // 2 + 1, dtype=torch.float64) * time
+    return angle.cos() * window, (angle.sin() * window)[1:]
+
+
+def _windows(waveform: Tensor, count: int) -> Tensor:
+    """The first `count` windows of 400 samples, 160 apart: float32 [B, count, 400]."""
+    step = math.gcd(WINDOW, HOP)
+    pieces = waveform.reshape(waveform.shape[0], -1, step)
+    every = HOP // step
+    last = every * (count - 1) + 1
+    return torch.cat([pieces[:, start : start + last : every] for start in range(WINDOW // step)], dim=2)
 
 
 class LogMel(nn.Module):
@@ -53,23 +65,31 @@ class LogMel(nn.Module):
     waveform is too short for hold the literal log-mel value 0.0, as in the published code (silence would be log 0.01).
     """
 
-    basis: Tensor
+    cosines: Tensor
+    sines: Tensor
     filters: Tensor
 
     def __init__(self, patches: int) -> None:
         super().__init__()
         self.patches = patches
-        # A convolution instead of an STFT operator: every runtime has it, and it is exact in float32 to 2e-5.
-        self.register_buffer("basis", fourier_basis().float(), persistent=False)
-        self.register_buffer("filters", mel_filters().float(), persistent=False)
+        # Matrix products instead of an STFT operator: every runtime has them, and they are exact in float32 to 2e-5.
+        filters = mel_filters()
+        heard = filters.any(1)  # the bins from 125 to 7500 Hz
+        cosines, sines = fourier_basis()
+        self.register_buffer("cosines", cosines[:, heard].float(), persistent=False)
+        self.register_buffer("sines", sines[:, heard].float(), persistent=False)
+        self.register_buffer("filters", filters[heard].float(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         present = min(self.patches, patches_in(waveform.shape[-1]))
         missing = waveform.new_zeros(waveform.shape[0], self.patches - present, PATCH_FRAMES, MEL_BINS)
         if present == 0:
             return missing
-        spectrum = F.conv1d(waveform[:, None, : samples_for(present)], self.basis, stride=HOP)
-        cosine, sine = spectrum.transpose(1, 2).chunk(2, dim=2)
+        windows = _windows(waveform[:, : samples_for(present)], present * PATCH_FRAMES)
+        middle = WINDOW // 2
+        before, after = windows[..., 1:middle].flip(-1), windows[..., middle + 1 :]
+        cosine = torch.cat([windows[..., middle : middle + 1], after + before], dim=-1) @ self.cosines
+        sine = (after - before) @ self.sines
         magnitude = (cosine.square() + sine.square()).sqrt()
         log_mel = torch.log(magnitude @ self.filters + LOG_OFFSET)
         log_mel = log_mel.reshape(-1, present, PATCH_FRAMES, MEL_BINS)

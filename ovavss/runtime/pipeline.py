@@ -185,6 +185,10 @@ class Pipeline:
 
     def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
         """Several clips, whose crops go through CLIP in common batches. All their masks are in memory at a time."""
+        with torch.inference_mode():
+            return self._many(clips, vocabulary)
+
+    def _many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
         located = [self._locate(frames, self._hear(waveform)) for frames, waveform in clips]
         looked = self._look(located, vocabulary)
         return [self._name(clip, some, vocabulary) for clip, some in zip(located, looked)]
@@ -208,7 +212,7 @@ class Pipeline:
         try:
             with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
                 for frames, waveform in clips:
-                    audio = sound.submit(self._hear, waveform)
+                    audio = sound.submit(torch.inference_mode()(self._hear), waveform)
                     running.append(whole.submit(self._finish, frames, audio, vocabulary))
                     if len(running) > at_once:
                         yield running.popleft().result()
@@ -218,8 +222,9 @@ class Pipeline:
             torch.set_num_threads(threads)
 
     def _finish(self, frames: np.ndarray, audio: "Future[Tensor]", vocabulary: Tensor) -> Segmentation:
-        located = self._locate(frames, audio.result())
-        return self._name(located, self._look([located], vocabulary)[0], vocabulary)
+        with torch.inference_mode():  # each thread has its own
+            located = self._locate(frames, audio.result())
+            return self._name(located, self._look([located], vocabulary)[0], vocabulary)
 
     def _hear(self, waveform: np.ndarray) -> Tensor:
         with self.step(AUDIO_ENCODER):
