@@ -163,7 +163,7 @@ class Rows:
                 what = "the exported graphs" + (" with our operator" if key.endswith("+op") else "")
                 rows.append(Row(key, what, self._each(key, PLAIN), candidate.missing))
         rows.append(self._without_cuda_graphs())
-        best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else (os.cpu_count() or 1) + 1
+        best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else 2 * (os.cpu_count() or 1)
         what = f"the same, {at_once} clip{'s' if at_once > 1 else ''} at once"
         rows += [
             Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL)),

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.model.graph_names import AUDIO_ENCODER, USSLM_GRAPH
 from ovavss.model.graphs import GraphSpec
 from ovavss.onnx_op import DOMAIN
 from ovavss.runtime.custom_op import find_library
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
     import openvino
 
 LIBRARY = "libovavss_msdeform_attn_openvino.so"
-# With known sizes these run up to 1.7 times faster; a video has one size. Crops and names come in any number.
-_BY_SIZE = (AUDIO_ENCODER, USSLM_GRAPH)
-_KEPT_SIZES = 4
+# With known sizes a graph runs up to 1.7 times faster, and is there once more.
+_KEPT_SIZES, _KEPT_BYTES = 8, 512 * 2**20
 
 Sizes = tuple[tuple[int, ...], ...]
 
@@ -43,10 +41,10 @@ class OpenVinoRunner(Runner):
     """An ONNX file in OpenVINO on the CPU, with our attention operator where its library is built, unless `custom_op`
     is False.
 
-    Every product is computed in the type that the file gives it. The first few input sizes of the audio encoder and
-    the localiser are compiled for themselves, at their first call (seconds); others share one graph for all sizes.
-    Calls from several threads run side by side. Raises UserError where the package, or an operator, is missing, or
-    where the file is not this graph.
+    Every product is computed in the type that the file gives it. The first few input sizes are compiled for themselves
+    at their first call (seconds), as many as take half a gigabyte; others share one graph for all sizes. Calls from
+    several threads run side by side. Raises UserError where the package, or an operator, is missing, or where the file
+    is not this graph.
     """
 
     def __init__(self, spec: GraphSpec, path: Path, custom_op: bool = True) -> None:
@@ -78,6 +76,7 @@ class OpenVinoRunner(Runner):
         check_boundary(path, spec, *sides)
         self._any_size: openvino.CompiledModel | None = None
         self._by_size: dict[Sizes, openvino.CompiledModel] = {}
+        self._most_sizes = min(_KEPT_SIZES, _KEPT_BYTES // path.stat().st_size)
         self._lock = Lock()
 
     def _read(self) -> "openvino.Model":
@@ -88,7 +87,7 @@ class OpenVinoRunner(Runner):
         with self._lock:
             if sizes in self._by_size:
                 return self._by_size[sizes]
-            if self.spec.name in _BY_SIZE and len(self._by_size) < _KEPT_SIZES:
+            if len(self._by_size) < self._most_sizes:
                 model = self._read()
                 model.reshape({i.name: list(size) for i, size in zip(self.spec.inputs, sizes)})
                 self._by_size[sizes] = self._compile(model)
@@ -109,7 +108,11 @@ class OpenVinoRunner(Runner):
         for name, array in arrays.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         request.infer()
-        return {o.name: torch.from_numpy(request.get_tensor(o.name).data) for o in self.spec.outputs}
+        outputs = {o.name: torch.from_numpy(request.get_tensor(o.name).data) for o in self.spec.outputs}
+        # On one thread OpenVINO hides what goes wrong in a graph for all sizes, and returns nothing.
+        if any(array.size for array in arrays.values()) and not all(o.numel() for o in outputs.values()):
+            raise RuntimeError(f"{self.spec.name}: OpenVINO returned nothing; with two threads or more it says why")
+        return outputs
 
 
 def _with_functions_inlined(path: Path) -> bytes:

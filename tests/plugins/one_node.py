@@ -22,6 +22,7 @@ DIMENSIONS = {
 }
 ONNX = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+HALVES = ("value", "weights", "offsets", "logits")  # those that may be of a half type
 TYPES = [("float16", "float32"), ("float16", "float16"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")]
 # Input of a wrong size, and what is said of it.
 ERRORS = [
@@ -91,7 +92,7 @@ def in_type(given: dict[str, np.ndarray], value_type: str, weight_type: str) -> 
     """Inputs rounded to the types that they have inside."""
     return {
         name: array
-        if name not in ("value", "weights", "offsets", "logits")
+        if name not in HALVES
         else torch.from_numpy(array).to(getattr(torch, value_type if name == "value" else weight_type)).double().numpy()
         for name, array in given.items()
     }
