@@ -28,6 +28,7 @@ from ovavss.runtime.engines import (
 from ovavss.runtime.openvino_runner import LIBRARY as OPENVINO_LIBRARY
 from ovavss.runtime.openvino_runner import OpenVinoRunner, missing_openvino
 from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.vocabulary import default_vocabulary
 from ovavss.runtime.weights import WeightsSource, load_models
 
 Runners = dict[str, Runner]
@@ -73,6 +74,12 @@ class Source:
             names = ", ".join(manifest.weights) or f"random weights of seed {manifest.seed}"
             raise UserError(f"{self.engines} was built from {names}; give the same files with --weights")
         return loaded.models
+
+    def names(self) -> tuple[str, ...]:
+        """The vocabulary that is measured with; eight names of it where the weights are random: names mean nothing
+        then, and embedding them for every runner would be most of the work."""
+        names = default_vocabulary(self.preset())
+        return names[:8] if self.random() else names
 
     def random(self) -> bool:
         """Whether the weights are random, so that no figure of quality means anything."""

@@ -37,7 +37,6 @@ from ovavss.commands.options import command  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import world_clips  # noqa: E402
 from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.vocabulary import default_vocabulary  # noqa: E402
 from ovavss.runtime.write import write_json  # noqa: E402
 
 
@@ -170,7 +169,7 @@ def check(source: Source, servers: int, busy: float, requests: int) -> dict[str,
     try:
         torch.set_num_threads(1)  # a server is a thread here
         pipeline = Pipeline(source.preset(), found[name].open(), Options(merge_iou=0.95))
-        vocabulary = pipeline.embed_names(default_vocabulary(source.preset()))
+        vocabulary = pipeline.embed_names(source.names())
         clips = list(world_clips(2000, min(16, requests)))
 
         def run(i: int) -> object:

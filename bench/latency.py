@@ -41,7 +41,6 @@ from ovavss.model.mask_crop import crop_regions, find_regions  # noqa: E402
 from ovavss.model.presets import Preset  # noqa: E402
 from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
 from ovavss.runtime.runner import Runner, TorchRunner  # noqa: E402
-from ovavss.runtime.vocabulary import default_vocabulary  # noqa: E402
 from ovavss.runtime.write import write_json  # noqa: E402
 
 Run = Callable[[], object]
@@ -50,7 +49,7 @@ CROPS, SENTENCES = 8, 14
 # The sweeps: what grows, and its values for the tiny preset and for the large ones.
 SWEEPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "clips (usslm)": ((1, 2, 4), (1, 2)),
-    "network pixels (usslm, eager)": ((96, 128, 192, 256), (256, 320, 384)),
+    "network pixels (usslm, eager)": ((96, 128, 192, 256), (192, 256, 320)),
     "frame pixels (usslm)": ((96, 192, 384, 768), (180, 360, 720)),
     "crops (clip_image_encoder)": ((1, 4, 16, 64), (1, 4, 16)),
     "crops (crop_regions)": ((4, 16, 50), (4, 16, 64)),
@@ -89,11 +88,12 @@ def graph_run(runner: Runner, inputs: Mapping[str, Tensor]) -> Run:
     return lambda: runner(**inputs)
 
 
-def end_to_end(preset: Preset, runners: Mapping[str, Runner], options: Options, clock: StepClock | None = None) -> Run:
+def end_to_end(source: Source, runners: Mapping[str, Runner], options: Options, clock: StepClock | None = None) -> Run:
     """One rendered clip through a pipeline."""
+    preset = source.preset()
     clip = render(sample_scene(2000, 0), frame_size(preset))
     pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if clock else {}))  # type: ignore[arg-type]
-    vocabulary = pipeline.embed_names(default_vocabulary(preset))
+    vocabulary = pipeline.embed_names(source.names())
     return lambda: pipeline(clip.frames, clip.waveform, vocabulary)
 
 
@@ -120,11 +120,11 @@ def measure_graphs(
 
 
 def measure_clips(
-    preset: Preset, present: Mapping[str, Candidate], options: Options, rounds: int, tell: Tell
+    source: Source, present: Mapping[str, Candidate], options: Options, rounds: int, tell: Tell
 ) -> list[dict[str, Any]]:
     """A row for each candidate's whole clip, with the milliseconds of each step."""
     clocks = {name: StepClock() for name in present}
-    runs = {name: end_to_end(preset, c.open(), options, clocks[name]) for name, c in present.items()}
+    runs = {name: end_to_end(source, c.open(), options, clocks[name]) for name, c in present.items()}
     for name, run in runs.items():
         run()
         clocks[name].take()
@@ -146,7 +146,7 @@ def prepare_graph(source: Source, name: str, graph: str) -> Run:
 
 def prepare_clip(source: Source, name: str, options: Options) -> Run:
     """For `peak_memory`: the whole clip."""
-    return end_to_end(source.preset(), candidates(source)[name].open(), options)
+    return end_to_end(source, candidates(source)[name].open(), options)
 
 
 def prepare_sweep(source: Source, name: str, sweep: str, value: int) -> Run:
@@ -228,15 +228,19 @@ def run_latency(
     present = {name: candidate for name, candidate in every.items() if not candidate.missing}
     options, swept = clip_options(source.random()), fastest(present)
     values = {name: sizes[preset.name != "tiny"] for name, sizes in SWEEPS.items()} if sweeps else {}
+    # A process for each figure: those of a large preset take half a minute each on a CPU.
+    weighed = {EAGER, swept} if preset.name != "tiny" and not torch.cuda.is_available() else set(present)
     work = len(present) * rounds * (len(GRAPHS) + 1) + sum(map(len, values.values()))
-    work += (len(present) + len(GRAPHS)) * memory
+    work += (len(weighed) + len(GRAPHS)) * memory
     with Progress(console=console) as progress:
         task = progress.add_task("measuring", total=work)
         tell = partial(progress.advance, task)
-        clips = measure_clips(preset, present, options, rounds, tell)
+        clips = measure_clips(source, present, options, rounds, tell)
         graphs = measure_graphs(preset, present, rounds, tell)
         if memory:
             for row in clips:
+                if row["runner"] not in weighed:
+                    continue
                 row["memory_mib"] = peak_memory(prepare_clip, source, row["runner"], options)
                 tell()
             for row in graphs:
@@ -247,6 +251,7 @@ def run_latency(
     missing = {name: candidate.missing for name, candidate in every.items() if candidate.missing}
     about = {"preset": preset.name, "frames": frame_size(preset), "crops": CROPS, "sentences": SENTENCES}
     about |= {"random_weights": source.random(), "options": {"merge_iou": options.merge_iou}, "swept": swept}
+    about |= {"names": len(source.names())}
     return header() | about | {"clips": clips, "graphs": graphs, "sweeps": grown, "missing": missing}
 
 

@@ -40,7 +40,6 @@ from ovavss.model.graph_names import USSLM_GRAPH  # noqa: E402
 from ovavss.model.presets import Preset, Proposals  # noqa: E402
 from ovavss.runtime.custom_op import custom_op_library  # noqa: E402
 from ovavss.runtime.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
-from ovavss.runtime.vocabulary import default_vocabulary  # noqa: E402
 from ovavss.runtime.write import write_json  # noqa: E402
 
 PLAIN = Options(select_first=False)
@@ -277,8 +276,7 @@ def run_rows(
 ) -> dict[str, Any]:
     """Measure and return all that the JSON file holds."""
     models, preset = source.models(), source.preset()
-    vocabulary = default_vocabulary(preset)
-    rows = Rows(preset, candidates(source, models), vocabulary).make()
+    rows = Rows(preset, candidates(source, models), source.names()).make()
     if names is not None:
         wanted = ["plain", *(name.strip() for name in names.split(","))]
         known = {row.name for row in rows}
