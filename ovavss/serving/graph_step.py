@@ -1,6 +1,7 @@
 """A graph behind Triton's Python backend, for servers that have no other. Importable only inside that backend."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +12,25 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from ovavss.errors import UserError
+from ovavss.model.graph_names import USSLM_GRAPH
 from ovavss.model.graphs import graph_specs
 from ovavss.model.presets import PRESETS
 from ovavss.runtime.engines import Format, open_artifact
+
+_LOWER_PRIORITY = 5
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, str]:
     """The `parameters` of a model's configuration."""
     return {name: value["string_value"] for name, value in config["parameters"].items()}
+
+
+def give_way(config: Mapping[str, Any]) -> None:
+    """On a CPU, lower the priority of this step's process below the localiser's: that step takes longest, so the others
+    must not take its core. They still get what it leaves."""
+    on_cpu = any(group["kind"] == "KIND_CPU" for group in config["instance_group"])
+    if on_cpu and config["name"] != USSLM_GRAPH:
+        os.nice(_LOWER_PRIORITY)
 
 
 def dlpack(name: str, tensor: Tensor) -> Any:
@@ -43,6 +55,7 @@ class GraphStep:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Called by Triton once."""
         config = json.loads(args["model_config"])
+        give_way(config)
         chosen = settings(config)
         size = tuple(int(side) for side in chosen["size"].split("x")) if chosen["size"] else None
         self.spec = graph_specs(PRESETS[chosen["preset"]], size)[config["name"]]  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The ensemble on the real server against the pipeline in this process."""
 
 import json
+import os
 import urllib.request
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def same(one: Segmentation, other: Segmentation) -> bool:
         # The dynamic batcher may bring several clips together, and a product's last bit depends on the batch.
         and torch.allclose(one.ranking.score, other.ranking.score, rtol=0, atol=1e-5)
     )
+
+
+def test_the_localiser_goes_first(server: Live) -> None:
+    """On a CPU the other steps' processes have a lower priority."""
+    steps = {step: os.getpriority(os.PRIO_PROCESS, pid) for step, pid in server.steps().items()}
+    localiser = steps.pop("usslm")
+    assert len(steps) == 5 and set(steps.values()) == {localiser + 5}
 
 
 def test_all_held_out_clips(server: Live, local: Pipeline) -> None:
