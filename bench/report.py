@@ -35,7 +35,7 @@ from speedups import ALL, PLAIN, run_rows  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
-from ovavss.evaluation.evaluate import world_clips  # noqa: E402
+from ovavss.evaluation.evaluate import WORLD, world_clips  # noqa: E402
 from ovavss.model.presets import Proposals  # noqa: E402
 from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
 from ovavss.runtime.write import write_bytes, write_json  # noqa: E402
@@ -309,7 +309,7 @@ def add_overlays(page: Page, source: Source, clips: int) -> None:
     """The truth beside what the reference and the fast path find."""
     page.heading("Side by side")
     preset, found = source.preset(), candidates(source)
-    names = source.names()
+    names = source.names() if source.random() else WORLD.names
     fast = fastest(found)
     slow_options = Options(merge_iou=0.95) if source.random() else PLAIN
     pipelines = {
@@ -321,7 +321,7 @@ def add_overlays(page: Page, source: Source, clips: int) -> None:
     if source.random():
         page.text("Random weights: what is found means nothing, the path is the real one.")
     for number, clip in enumerate(world_clips(2000, clips)):
-        maps: dict[str, NDArray[np.integer]] = {"truth": clip.label_map}
+        maps: dict[str, NDArray[np.integer]] = {} if source.random() else {"truth": clip.label_map}
         for name, pipeline in pipelines.items():
             maps[name] = pipeline(clip.frames, clip.waveform, vocabulary).label_map.numpy(force=True)
         page.picture(f"clip_{number}", plots.overlays(clip.frames, maps, names), f"Clip {clip.name}, the third second")
@@ -376,7 +376,7 @@ def main(
     write_json(out / "parity.json", parity)
     add_parity(page, parity)
     console.rule("capacity")
-    measured = check(source, 1, 0.6, 300 if many == 200 else 30 if not large_on_cpu else 10)
+    measured = check(source, 1, 0.6, 300 if many == 200 else 30 if not large_on_cpu else 6)
     write_json(out / "capacity.json", header() | {"check": measured})
     add_capacity(page, latency, measured, (0.5, 2, 8, 32))
     page.markdown += tail[0]

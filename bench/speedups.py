@@ -52,12 +52,13 @@ Run = Callable[[Sequence[Clip]], list[Segmentation]]
 @dataclass
 class Row:
     """A switch: `start` loads what it needs and returns how clips are run with it. `missing` says why it cannot be
-    measured here."""
+    measured here. `compiles`: its first clip takes seconds more."""
 
     name: str
     what: str
     start: Callable[[], Run]
     missing: str = ""
+    compiles: bool = False
     seconds: list[float] = field(default_factory=list)
     label_maps: list[np.ndarray] = field(default_factory=list)
     crops: int = 0
@@ -165,8 +166,8 @@ class Rows:
         best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else 2 * (os.cpu_count() or 1)
         what = f"the same, {at_once} clip{'s' if at_once > 1 else ''} at once"
         rows += [
-            Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL)),
-            Row("together", what, lambda: self._stream(self._one_thread(best, ALL), at_once)),
+            Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL), compiles=True),
+            Row("together", what, lambda: self._stream(self._one_thread(best, ALL), at_once), compiles=True),
         ]
         return rows
 
@@ -197,12 +198,15 @@ class Rows:
 def measure(
     rows: list[Row], clips: list[EvaluationClip], group: int, warm_up: bool, progress: Callable[[], object]
 ) -> None:
-    """All rows in turn on each group of clips; one clip before as a warm-up."""
+    """All rows in turn on each group of clips; before, one clip as a warm-up, if only for those that compile."""
     runs = [row.start() for row in rows]
     groups = [clips[i : i + group] for i in range(0, len(clips), group)]
-    for number, some in enumerate([groups[0][:1] if warm_up else [], *groups]):
+    for number, some in enumerate([groups[0][:1], *groups]):
         pairs = [(clip.frames, clip.waveform) for clip in some]
         for row, run in zip(rows, runs):
+            if number == 0 and not (warm_up or row.compiles):
+                progress()
+                continue
             seconds, found = timed(partial(run, pairs))
             if number > 0:
                 row.seconds.append(seconds)
