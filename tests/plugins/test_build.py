@@ -12,7 +12,8 @@ from ovavss.runtime import custom_op
 def test_summary_names_every_part(build_folder: Path) -> None:
     lines = (build_folder / "summary.txt").read_text().splitlines()
     parts = dict(line.removeprefix("--   ").split(": ", 1) for line in lines if line.startswith("--   "))
-    assert list(parts) == ["CPU kernels", "CUDA kernels", "ONNX Runtime operator", "TensorRT plugin"]
+    names = ["CPU kernels", "CUDA kernels", "ONNX Runtime operator", "OpenVINO operator", "TensorRT plugin"]
+    assert list(parts) == names
     assert parts["CPU kernels"] == "built"
     assert parts["CUDA kernels"] == "not built, OVAVSS_CUDA is off"
     assert all(text == "built" or text.startswith("not built, ") for text in parts.values())
@@ -31,8 +32,9 @@ def test_installed_into_the_package(
     for target in ("ovavss_msdeform_attn", "ovavss_msda_ort"):
         run(["cmake", "--build", str(build_folder), "--target", target])
     summary = (build_folder / "summary.txt").read_text()
-    if "TensorRT plugin: built" in summary:
-        run(["cmake", "--build", str(build_folder), "--target", "ovavss_msda_trt"])
+    for part, target in (("TensorRT plugin", "ovavss_msda_trt"), ("OpenVINO operator", "ovavss_msda_openvino")):
+        if f"{part}: built" in summary:
+            run(["cmake", "--build", str(build_folder), "--target", target])
     run(["cmake", "--install", str(build_folder), "--component", "libraries", "--prefix", str(package)])
     monkeypatch.delenv("OVAVSS_PLUGIN_DIR", raising=False)
     monkeypatch.setattr(custom_op, "_PACKAGE", package)

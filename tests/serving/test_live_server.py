@@ -45,7 +45,7 @@ def test_the_localiser_goes_first(server: Live) -> None:
     """On a CPU the other steps' processes have a lower priority."""
     steps = {step: os.getpriority(os.PRIO_PROCESS, pid) for step, pid in server.steps().items()}
     localiser = steps.pop("usslm")
-    assert len(steps) == 5 and set(steps.values()) == {localiser + 5}
+    assert len(steps) == 6 and set(steps.values()) == {localiser + 5}
 
 
 def test_all_held_out_clips(server: Live, local: Pipeline) -> None:
