@@ -119,6 +119,10 @@ def _with_functions_inlined(path: Path) -> bytes:
     """The file without local functions, which OpenVINO does not read."""
     model = onnx.load(str(path))
     if any(entry.domain == DOMAIN for entry in model.opset_import):
+        # onnx leaves functions of another opset where they are. What ours use is the same in that of bfloat16 files.
+        version = next(entry.version for entry in model.opset_import if entry.domain == "")
+        for entry in (entry for function in model.functions for entry in function.opset_import if entry.domain == ""):
+            entry.version = version
         model = onnx.inliner.inline_local_functions(model)
     return model.SerializeToString()
 
