@@ -36,7 +36,7 @@ def look_until_sure(
     classification on the frames seen so far. mask_logits float32 [N, T, h, w], sound_scores [N], vocabulary [K, D].
     """
     waiting = _best_first(regions)
-    faint = {query for query in waiting if sound_scores[query] < FAINT}
+    faint = {query for query, score in enumerate(sound_scores.tolist()) if score < FAINT} & waiting.keys()
     asking, later = [query for query in waiting if query not in faint], sorted(faint)
     crop_of, query_of = stands.tolist(), regions.query.tolist()
     seen: dict[int, Tensor] = {}  # embeddings by crop
@@ -74,7 +74,8 @@ def _best_probabilities(
     vocabulary: Tensor,
 ) -> list[float]:  # fmt: skip
     """Of each of the queries (ascending or not), the best name's probability on all frames of it that were seen."""
-    some = [region for region in looked if query_of[region] in set(queries)]
+    asked = set(queries)
+    some = [region for region in looked if query_of[region] in asked]
     if not some:
         return []
     logits = open_vocabulary.similarity(torch.stack([seen[crop_of[region]] for region in some]), vocabulary)

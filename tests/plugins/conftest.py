@@ -33,22 +33,23 @@ def core_library(build_folder: Path) -> Path:
     return build_folder / "plugins" / "libovavss_msdeform_attn.so"
 
 
+def operator(folder: Path, part: str, name: str, missing: str) -> Path:
+    """The library of one runtime's operator, CPU part."""
+    if f"{part} operator: built" not in (folder / "summary.txt").read_text():
+        pytest.skip(missing)
+    build(folder, f"ovavss_msda_{name}")
+    return folder / "plugins" / f"libovavss_msdeform_attn_{name}.so"
+
+
 @pytest.fixture(scope="session")
 def onnxruntime_library(build_folder: Path) -> Path:
-    """The ONNX Runtime operator, CPU part."""
-    if "ONNX Runtime operator: built" not in (build_folder / "summary.txt").read_text():
-        pytest.skip("no onnxruntime_c_api.h: set ONNXRUNTIME_ROOT to an unpacked ONNX Runtime release")
-    build(build_folder, "ovavss_msda_ort")
-    return build_folder / "plugins" / "libovavss_msdeform_attn_ort.so"
+    missing = "no onnxruntime_c_api.h: set ONNXRUNTIME_ROOT to an unpacked ONNX Runtime release"
+    return operator(build_folder, "ONNX Runtime", "ort", missing)
 
 
 @pytest.fixture(scope="session")
 def openvino_library(build_folder: Path) -> Path:
-    """The OpenVINO operation."""
-    if "OpenVINO operator: built" not in (build_folder / "summary.txt").read_text():
-        pytest.skip("no OpenVINO: pip install openvino")
-    build(build_folder, "ovavss_msda_openvino")
-    return build_folder / "plugins" / "libovavss_msdeform_attn_openvino.so"
+    return operator(build_folder, "OpenVINO", "openvino", "no OpenVINO: pip install openvino")
 
 
 @pytest.fixture(scope="session")
