@@ -44,11 +44,8 @@ from ovavss.runtime.write import write_json  # noqa: E402
 
 PLAIN = Options(select_first=False)
 SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)
-# Logits of fewer frames make surer names, so the threshold is higher; its own row shows what that alone does.
-HIGHER = replace(PLAIN, score_threshold=0.4)
-FEW = replace(SOUNDING, sound_threshold=0.01, score_threshold=0.4, sure=0.95, merge_iou=0.8)
-# What keeps 99.9 % of the reference on any sample; a few hundred clips cannot tell that of FEW (a class has few clips).
-ALL = replace(PLAIN, merge_iou=0.8, named_only=True, select_first=True)
+FEW = replace(SOUNDING, sound_threshold=0.003, sure=0.9, merge_iou=0.9)
+ALL = replace(FEW, named_only=True, select_first=True)
 Run = Callable[[Sequence[Clip]], list[Segmentation]]
 
 
@@ -145,13 +142,12 @@ class Rows:
             ("select", "upsample only masks that can matter, a query once", replace(PLAIN, select_first=True)),
             ("named", "masks only for names above the threshold", replace(PLAIN, named_only=True)),
             ("sounding", "proposals = sounding", SOUNDING),
-            ("faint", "proposals = sounding, with a score over 0.01", replace(SOUNDING, sound_threshold=0.01)),
+            ("faint", "proposals = sounding, with a score over 0.003", replace(SOUNDING, sound_threshold=0.003)),
             ("identical", "one crop for queries with the same pixels", replace(PLAIN, merge_iou=1.0)),
             ("merged", "one crop for queries with IoU over 0.8", replace(PLAIN, merge_iou=0.8)),
             ("one frame", "one crop a query: its most confident frame", replace(PLAIN, frames_per_query=1)),
-            ("sure", "frame after frame until a name has probability 0.95", replace(PLAIN, sure=0.95)),
-            ("threshold", "names over 0.4, not 0.3", HIGHER),
-            ("few crops", "sounding over 0.01, merged, until sure, names over 0.4", FEW),
+            ("sure", "frame after frame until a name has probability 0.9", replace(PLAIN, sure=0.9)),
+            ("few crops", "sounding over 0.003, until sure, one crop for IoU over 0.9", FEW),
         ):
             rows.append(Row(name, what, self._each(EAGER, options)))
         kernel = "" if custom_op_library() else "the kernel is not built: `make plugins`"
@@ -168,17 +164,10 @@ class Rows:
                 rows.append(Row(key, what, self._each(key, PLAIN), candidate.missing))
         rows.append(self._without_cuda_graphs())
         best, at_once = fastest(self.found), 1 if torch.cuda.is_available() else 2 * (os.cpu_count() or 1)
-        fast = replace(FEW, named_only=True, select_first=True)
         what = f"the same, {at_once} clip{'s' if at_once > 1 else ''} at once"
         rows += [
-            Row("one by one", f"{best}, merged, select, named", self._each(best, ALL), compiles=True),
+            Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL), compiles=True),
             Row("together", what, lambda: self._stream(self._one_thread(best, ALL), at_once), compiles=True),
-            Row(
-                "and few",
-                "the same with few crops",
-                lambda: self._stream(self._one_thread(best, fast), at_once),
-                compiles=True,
-            ),
         ]
         return rows
 

@@ -15,6 +15,9 @@ from ovavss.model.mask_crop import Regions
 Looking = Generator[list[int], Tensor, tuple[Tensor, Tensor]]
 """Returns the query of each region, int64 [m], and their embeddings, float32 [m, D]."""
 
+# Frames of a query count as alike where their views differ by less than this, as a root mean square in CLIP's units
+# (black to white is about 3.8): then they show the same object with the same outline.
+VIEW_SIZE, ALIKE = 8, 1.2
 # Queries with a lower sound score are faint: they wait for the others, and where this share of a faint one's mask lies
 # in masks that have sure names it is not looked at. In the label map it could only fill what these leave open.
 FAINT, COVERED = 0.1, 0.5
@@ -28,14 +31,22 @@ def look_at_all(regions: Regions, stands: Tensor) -> Looking:
 
 
 def look_until_sure(
-    mask_logits: Tensor, sound_scores: Tensor, regions: Regions, stands: Tensor, vocabulary: Tensor, sure: float
+    mask_logits: Tensor,
+    sound_scores: Tensor,
+    regions: Regions,
+    stands: Tensor,
+    views: Tensor,
+    vocabulary: Tensor,
+    sure: float,
 ) -> Looking:
     """Each query by one frame after another, until its best name has a probability over `sure` or no frame is left.
 
-    Frames with confident masks come first, large ones before small ones. A name's probability is that of the published
-    classification on the frames seen so far. mask_logits float32 [N, T, h, w], sound_scores [N], vocabulary [K, D].
+    Frames with confident masks come first, large ones before small ones. A mask may lie on one object now and on another
+    later, and each alone has a sure name: so a name is sure only when every frame is like one that was looked at. A
+    name's probability is that of the published classification on the frames seen so far. mask_logits float32
+    [N, T, h, w], sound_scores [N], views float32 [crops, ...]: each crop at `VIEW_SIZE`, vocabulary [K, D].
     """
-    waiting = _best_first(regions)
+    waiting, different = _unlike_first(_best_first(regions), views.flatten(1)[stands])
     faint = {query for query, score in enumerate(sound_scores.tolist()) if score < FAINT} & waiting.keys()
     asking, later = [query for query in waiting if query not in faint], sorted(faint)
     crop_of, query_of = stands.tolist(), regions.query.tolist()
@@ -48,7 +59,8 @@ def look_until_sure(
             seen.update(zip(new, (yield new)))
         unsure = []
         for query, probability in zip(asking, _best_probabilities(asking, looked, query_of, crop_of, seen, vocabulary)):
-            if probability > sure:
+            different[query] -= 1
+            if probability > sure and different[query] <= 0:
                 if query not in faint:
                     named |= mask_logits[query] > 0
             elif waiting[query]:
@@ -67,6 +79,22 @@ def _best_first(regions: Regions) -> dict[int, list[int]]:
     for region, query in zip(order.tolist(), regions.query[order].tolist()):
         found[query].append(region)
     return found
+
+
+def _unlike_first(waiting: dict[int, list[int]], views: Tensor) -> tuple[dict[int, list[int]], dict[int, int]]:
+    """Each query's regions in a new order, and how many at its head are unlike all before them; the rest are like one
+    of these. views float32 [n, V] of the regions."""
+    ordered, different = {}, {}
+    for query, regions in waiting.items():
+        seen = views[regions]
+        like = (torch.cdist(seen, seen) < ALIKE * seen.shape[1] ** 0.5).tolist()
+        heads: list[int] = []
+        for place in range(len(regions)):
+            if not any(like[place][head] for head in heads):
+                heads.append(place)
+        rest = [place for place in range(len(regions)) if place not in heads]
+        ordered[query], different[query] = [regions[place] for place in heads + rest], len(heads)
+    return ordered, different
 
 
 def _best_probabilities(

@@ -29,7 +29,7 @@ from ovavss.model.mask_crop import (
 from ovavss.model.open_vocabulary import Ranking
 from ovavss.model.presets import Crop, Preset, Proposals
 from ovavss.model.prompts import text_embeddings
-from ovavss.runtime.looking import Looking, look_at_all, look_until_sure
+from ovavss.runtime.looking import VIEW_SIZE, Looking, look_at_all, look_until_sure
 from ovavss.runtime.runner import Runner
 
 FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
@@ -261,8 +261,9 @@ class Pipeline:
     def _looking(self, clip: _Located, vocabulary: Tensor) -> Looking:
         if self.options.sure is None:
             return look_at_all(clip.regions, clip.stands)
+        views = self._cut(clip, slice(None), VIEW_SIZE)
         return look_until_sure(
-            clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, vocabulary, self.options.sure
+            clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, views, vocabulary, self.options.sure
         )
 
     def _embed(self, clips: Sequence[_Located], crops: Sequence[list[int]]) -> list[Tensor]:
@@ -273,7 +274,8 @@ class Pipeline:
             done = 0
             while done < len(index):
                 room = batch - sum(len(part) for part in ready)
-                ready.append(self._cut(clip, index[done : done + room]))
+                some = torch.tensor(index[done : done + room], device=clip.crops.query.device)
+                ready.append(self._cut(clip, some, self.preset.clip.image_size))
                 done += room
                 if sum(len(part) for part in ready) == batch:
                     embeddings.append(self._encode(ready))
@@ -283,13 +285,11 @@ class Pipeline:
         joined = torch.cat(embeddings) if embeddings else torch.zeros(0, self.preset.clip.embed_dim)
         return list(joined.split([len(index) for index in crops]))
 
-    def _cut(self, clip: _Located, index: list[int]) -> Tensor:
-        options, some = self.options, clip.crops.select(torch.tensor(index, device=clip.crops.query.device))
+    def _cut(self, clip: _Located, index: Tensor | slice, size: int) -> Tensor:
+        crop, anchor = self.options.crop, self.options.square_anchor
         with self.step(CROP_REGIONS):
-            return crop_regions(
-                clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
-                options.square_anchor,
-            )  # fmt: skip
+            some = clip.crops.select(index)
+            return crop_regions(clip.mask_logits, clip.frames, clip.image_size, some, size, crop, anchor)
 
     def _encode(self, crops: Sequence[Tensor]) -> Tensor:
         with self.step(CLIP_IMAGE_ENCODER):

@@ -43,8 +43,8 @@ def masks(queries: int, frames: int) -> Tensor:
 
 def until_sure(regions: Regions, embeddings: Tensor, **changed: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
     queries, frames = int(regions.query.max()) + 1, int(regions.frame.max()) + 1
-    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries),
-             "stands": torch.arange(len(regions))} | changed  # fmt: skip
+    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries), "stands": torch.arange(len(regions)),
+             "views": torch.zeros(len(regions), 3, 8, 8)} | changed  # fmt: skip
     return drive(look_until_sure(regions=regions, vocabulary=VOCABULARY, sure=0.9, **given), embeddings)
 
 
@@ -75,6 +75,17 @@ def test_confident_frames_come_first_then_large_ones() -> None:
     assert asked == [[1], [2], [0]]
 
 
+def test_a_frame_unlike_those_seen_is_looked_at_however_sure_the_name() -> None:
+    """Frames 0 and 2 show one thing, 1 and 3 another."""
+    views = torch.tensor([0.0, 2.0, 0.1, 2.1])[:, None, None, None].expand(4, 3, 8, 8)
+    asked, query, _ = until_sure(regions_of(1, 4), SURE.expand(4, 2), views=views)
+    assert asked == [[0], [1]] and query.tolist() == [0, 0]
+    asked, *_ = until_sure(regions_of(1, 4), UNSURE.expand(4, 2), views=views)
+    assert asked == [[0], [1], [2], [3]]  # the others before those that are like one seen
+    asked, *_ = until_sure(regions_of(1, 4), SURE.expand(4, 2), views=views / 2)  # alike enough
+    assert asked == [[0]]
+
+
 def test_a_shared_crop_is_seen_once() -> None:
     asked, query, found = until_sure(regions_of(2, 1), SURE[None], stands=torch.tensor([0, 0]))
     assert asked == [[0]] and query.tolist() == [0, 1] and torch.equal(found, torch.stack([SURE, SURE]))
@@ -96,6 +107,6 @@ def test_faint_queries_wait_for_the_others(covered: bool, first: Tensor, asked: 
 
 def test_nothing_to_look_at() -> None:
     nothing = regions_of(1, 1).select(slice(0, 0))
-    looking = look_until_sure(masks(1, 1), torch.ones(1), nothing, torch.zeros(0, dtype=torch.int64), VOCABULARY, 0.9)
+    looking = look_until_sure(masks(1, 1), torch.ones(1), nothing, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 8, 8), VOCABULARY, 0.9)
     asked, query, found = drive(looking, torch.zeros(0, 2))
     assert asked == [] and len(query) == 0 and found.shape == (0, 2)
