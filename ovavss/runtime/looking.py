@@ -41,9 +41,9 @@ def look_until_sure(
 ) -> Looking:
     """Each query by one frame after another, until its best name has a probability over `sure` or no frame is left.
 
-    Frames with confident masks come first, large ones before small ones. A mask may lie on one object now and on another
-    later, and each alone has a sure name: so a name is sure only when every frame is like one that was looked at. A
-    name's probability is that of the published classification on the frames seen so far. mask_logits float32
+    Frames with confident masks come first, large ones before small ones. A mask may lie on one object now and on
+    another later, and each alone has a sure name: so a name is sure only when every frame is like one that was looked
+    at. A name's probability is that of the published classification on the frames seen so far. mask_logits float32
     [N, T, h, w], sound_scores [N], views float32 [crops, ...]: each crop at `VIEW_SIZE`, vocabulary [K, D].
     """
     waiting, different = _unlike_first(_best_first(regions), views.flatten(1)[stands])

@@ -48,10 +48,10 @@ class Options:
     centres the squares.
 
     The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
-    (None: by all). `sure`: by one frame after another until its name has this probability (`runtime/looking.py`; None:
-    all frames at once). `merge_iou`: queries whose masks overlap this much in a frame share one crop (None: none do).
-    `named_only`: pairs at or below the score threshold get no mask; the label map is the same. `select_first`: upsample
-    only masks that can matter; the result is the same.
+    (None: by all). `sure`: by one frame after another until its name has this probability and the other frames look
+    like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks overlap this much in a
+    frame share one crop (None: none do). `named_only`: pairs at or below the score threshold get no mask; the label map
+    is the same. `select_first`: upsample only masks that can matter; the result is the same.
     """
 
     proposals: Proposals = Proposals.ALL

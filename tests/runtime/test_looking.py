@@ -43,8 +43,8 @@ def masks(queries: int, frames: int) -> Tensor:
 
 def until_sure(regions: Regions, embeddings: Tensor, **changed: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
     queries, frames = int(regions.query.max()) + 1, int(regions.frame.max()) + 1
-    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries), "stands": torch.arange(len(regions)),
-             "views": torch.zeros(len(regions), 3, 8, 8)} | changed  # fmt: skip
+    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries),
+             "stands": torch.arange(len(regions)), "views": torch.zeros(len(regions), 3, 8, 8)} | changed  # fmt: skip
     return drive(look_until_sure(regions=regions, vocabulary=VOCABULARY, sure=0.9, **given), embeddings)
 
 
