@@ -198,15 +198,17 @@ class Rows:
 def measure(
     rows: list[Row], clips: list[EvaluationClip], group: int, warm_up: bool, progress: Callable[[], object]
 ) -> None:
-    """All rows in turn on each group of clips; before, one clip as a warm-up, if only for those that compile."""
+    """All rows in turn on each group of clips; before, one clip as a warm-up, and a whole group for those that compile:
+    CLIP's batches have several sizes."""
     runs = [row.start() for row in rows]
     groups = [clips[i : i + group] for i in range(0, len(clips), group)]
-    for number, some in enumerate([groups[0][:1], *groups]):
-        pairs = [(clip.frames, clip.waveform) for clip in some]
+    for number, some in enumerate([groups[0], *groups]):
         for row, run in zip(rows, runs):
             if number == 0 and not (warm_up or row.compiles):
                 progress()
                 continue
+            given = some if number > 0 or row.compiles else some[:1]
+            pairs = [(clip.frames, clip.waveform) for clip in given]
             seconds, found = timed(partial(run, pairs))
             if number > 0:
                 row.seconds.append(seconds)

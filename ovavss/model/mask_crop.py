@@ -64,7 +64,7 @@ def find_regions(mask_logits: Tensor, queries: Tensor | None = None, select_firs
         query, frame = queries[which[start : start + _CHUNK]], frames[start : start + _CHUNK]
         soft = upsample(mask_logits[query, frame][None])[0].sigmoid()
         inside = soft > 0.5
-        (x0, x1), (y0, y1) = _extent(inside.any(1)), _extent(inside.any(2))
+        (x0, x1), (y0, y1) = _extent(soft.amax(1) > 0.5), _extent(soft.amax(2) > 0.5)  # any() of booleans is slow
         boxes = torch.stack([x0, y0, x1, y1], dim=-1).float()
         area = inside.sum((1, 2))
         confidence = (soft * inside).sum((1, 2)) / area.clamp(min=1)
@@ -107,11 +107,8 @@ def shared_crops(mask_logits: Tensor, regions: Regions, iou: float) -> Tensor:
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last true index along the last axis (0, 0 where there is none): bool [..., n] -> int64."""
-    index = torch.arange(1, line.shape[-1] + 1, device=line.device)
-    last = (line * index).amax(-1)
-    first = (line * index.flip(0)).amax(-1)
-    return torch.where(last > 0, line.shape[-1] - first, 0), last
+    """First and one past the last true index along the last axis, where there is one: bool [..., n] -> int64."""
+    return line.byte().argmax(-1), line.shape[-1] - line.byte().flip(-1).argmax(-1)
 
 
 def square_boxes(boxes: Tensor, anchor: SquareAnchor = "top_left") -> Tensor:
@@ -157,3 +154,21 @@ def crop_regions(
     )
     mean, std = (image.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     return (mask * image / 255 - mean) / std
+
+
+def small_views(
+    mask_logits: Tensor,
+    frames: Tensor,
+    regions: Regions,
+    size: int,
+    anchor: SquareAnchor = "top_left",
+) -> Tensor:
+    """What square crops show, small and rough, without upsampling: masked pixels at stride 4, in 0..1.
+
+    Arguments as of `crop_regions`. Returns float32 [n, 3, size, size].
+    """
+    images = F.avg_pool2d(frames.permute(0, 3, 1, 2).float(), STRIDE)
+    masked = mask_logits[regions.query, regions.frame][:, None].sigmoid() * images[regions.frame] / 255
+    index = torch.arange(len(regions), dtype=masked.dtype, device=masked.device)[:, None]
+    boxes = torch.cat([index, square_boxes(regions.boxes, anchor)], 1)
+    return roi_align(masked, boxes, size, spatial_scale=1 / STRIDE, sampling_ratio=-1, aligned=False)

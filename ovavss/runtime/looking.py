@@ -15,9 +15,9 @@ from ovavss.model.mask_crop import Regions
 Looking = Generator[list[int], Tensor, tuple[Tensor, Tensor]]
 """Returns the query of each region, int64 [m], and their embeddings, float32 [m, D]."""
 
-# Frames of a query count as alike where their views differ by less than this, as a root mean square in CLIP's units
-# (black to white is about 3.8): then they show the same object with the same outline.
-VIEW_SIZE, ALIKE = 8, 1.2
+# Frames of a query count as alike where their views differ by less than this, as a root mean square (black to white is
+# 1): then they show the same object with the same outline.
+VIEW_SIZE, ALIKE = 8, 0.3
 # Queries with a lower sound score are faint: they wait for the others, and where this share of a faint one's mask lies
 # in masks that have sure names it is not looked at. In the label map it could only fill what these leave open.
 FAINT, COVERED = 0.1, 0.5

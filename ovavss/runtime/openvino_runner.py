@@ -90,6 +90,7 @@ class OpenVinoRunner(Runner):
             if len(self._by_size) < self._most_sizes:
                 model = self._read()
                 model.reshape({i.name: list(size) for i, size in zip(self.spec.inputs, sizes)})
+                replace_identity_products(model)
                 self._by_size[sizes] = self._compile(model)
                 return self._by_size[sizes]
             if self._any_size is None:
@@ -113,6 +114,30 @@ class OpenVinoRunner(Runner):
         if any(array.size for array in arrays.values()) and not all(o.numel() for o in outputs.values()):
             raise RuntimeError(f"{self.spec.name}: OpenVINO returned nothing; with two threads or more it says why")
         return outputs
+
+
+def replace_identity_products(model: "openvino.Model") -> None:
+    """A product with a multiple of the identity becomes a multiplication, which is exact.
+
+    Frames that have the network's size already are "resized" by such products, a tenth of the tiny localiser's time.
+    """
+    from openvino import Type, opset8
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())  # the resize's weights follow from the sizes
+    manager.run_passes(model)
+    for product in [node for node in model.get_ops() if node.get_type_name() == "MatMul"]:
+        for side, turned in ((0, "transpose_b"), (1, "transpose_a")):
+            weights, other = product.input_value(side), product.input_value(1 - side)
+            if weights.get_node().get_type_name() != "Constant" or weights.get_element_type() != Type.f32:
+                continue
+            values = weights.get_node().data
+            if values.ndim != 2 or values.shape[0] != values.shape[1] or product.get_attributes()[turned]:
+                continue
+            if np.array_equal(values, values[0, 0] * np.eye(len(values), dtype=np.float32)):
+                product.output(0).replace(opset8.multiply(other, opset8.constant(values[0, 0])).output(0))
+                break
 
 
 def _with_functions_inlined(path: Path) -> bytes:

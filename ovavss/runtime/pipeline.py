@@ -25,6 +25,7 @@ from ovavss.model.mask_crop import (
     find_regions,
     most_confident,
     shared_crops,
+    small_views,
 )
 from ovavss.model.open_vocabulary import Ranking
 from ovavss.model.presets import Crop, Preset, Proposals
@@ -261,7 +262,8 @@ class Pipeline:
     def _looking(self, clip: _Located, vocabulary: Tensor) -> Looking:
         if self.options.sure is None:
             return look_at_all(clip.regions, clip.stands)
-        views = self._cut(clip, slice(None), VIEW_SIZE)
+        with self.step(CROP_REGIONS):
+            views = small_views(clip.mask_logits, clip.frames, clip.crops, VIEW_SIZE, self.options.square_anchor)
         return look_until_sure(
             clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, views, vocabulary, self.options.sure
         )
@@ -274,8 +276,7 @@ class Pipeline:
             done = 0
             while done < len(index):
                 room = batch - sum(len(part) for part in ready)
-                some = torch.tensor(index[done : done + room], device=clip.crops.query.device)
-                ready.append(self._cut(clip, some, self.preset.clip.image_size))
+                ready.append(self._cut(clip, index[done : done + room]))
                 done += room
                 if sum(len(part) for part in ready) == batch:
                     embeddings.append(self._encode(ready))
@@ -285,11 +286,13 @@ class Pipeline:
         joined = torch.cat(embeddings) if embeddings else torch.zeros(0, self.preset.clip.embed_dim)
         return list(joined.split([len(index) for index in crops]))
 
-    def _cut(self, clip: _Located, index: Tensor | slice, size: int) -> Tensor:
-        crop, anchor = self.options.crop, self.options.square_anchor
+    def _cut(self, clip: _Located, index: list[int]) -> Tensor:
+        options, some = self.options, clip.crops.select(torch.tensor(index, device=clip.crops.query.device))
         with self.step(CROP_REGIONS):
-            some = clip.crops.select(index)
-            return crop_regions(clip.mask_logits, clip.frames, clip.image_size, some, size, crop, anchor)
+            return crop_regions(
+                clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
+                options.square_anchor,
+            )  # fmt: skip
 
     def _encode(self, crops: Sequence[Tensor]) -> Tensor:
         with self.step(CLIP_IMAGE_ENCODER):

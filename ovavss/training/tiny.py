@@ -70,7 +70,8 @@ class TinyRecipe:
     contrast: float = 0.4
     crop_clips: int = 4_000
     clip_steps: int = 1_500
-    adapt_steps: int = 1_000
+    adapt_clips: int = 12_000
+    adapt_steps: int = 6_000
     localiser: Recipe = field(default_factory=lambda: LOCALISER)
 
 
@@ -188,10 +189,10 @@ class TinyTraining:
         def train(report: Report) -> None:
             localiser = UsslmGraph(usslm, self.preset).eval().requires_grad_(False)
             encoder = self.audio_encoder().requires_grad_(False)
-            cut = many_crops(recipe.crop_seed, recipe.crop_clips, config.image_size, self.workers, encoder, localiser)
+            cut = many_crops(recipe.crop_seed, recipe.adapt_clips, config.image_size, self.workers, encoder, localiser)
             train_clip(
                 model, config, [self._rough_crops, cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
-                lr=5e-4, scale=LOGIT_SCALE,
+                scale=LOGIT_SCALE,
             )  # fmt: skip
 
         self._stage(f"adapted_clip_{names}", model, recipe.adapt_steps, train)

@@ -77,7 +77,7 @@ def test_confident_frames_come_first_then_large_ones() -> None:
 
 def test_a_frame_unlike_those_seen_is_looked_at_however_sure_the_name() -> None:
     """Frames 0 and 2 show one thing, 1 and 3 another."""
-    views = torch.tensor([0.0, 2.0, 0.1, 2.1])[:, None, None, None].expand(4, 3, 8, 8)
+    views = torch.tensor([0.0, 0.5, 0.02, 0.52])[:, None, None, None].expand(4, 3, 8, 8)
     asked, query, _ = until_sure(regions_of(1, 4), SURE.expand(4, 2), views=views)
     assert asked == [[0], [1]] and query.tolist() == [0, 0]
     asked, *_ = until_sure(regions_of(1, 4), UNSURE.expand(4, 2), views=views)
@@ -107,6 +107,7 @@ def test_faint_queries_wait_for_the_others(covered: bool, first: Tensor, asked: 
 
 def test_nothing_to_look_at() -> None:
     nothing = regions_of(1, 1).select(slice(0, 0))
-    looking = look_until_sure(masks(1, 1), torch.ones(1), nothing, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 8, 8), VOCABULARY, 0.9)
+    stands, views = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 8, 8)
+    looking = look_until_sure(masks(1, 1), torch.ones(1), nothing, stands, views, VOCABULARY, 0.9)
     asked, query, found = drive(looking, torch.zeros(0, 2))
     assert asked == [] and len(query) == 0 and found.shape == (0, 2)

@@ -52,6 +52,28 @@ def test_bfloat16_without_the_operator(tiny_engines: Path, tmp_path: Path) -> No
     assert ((found > 0) == (expected > 0)).float().mean() > 0.99
 
 
+def test_products_with_the_identity_are_multiplications() -> None:
+    """And no other: neither those with other weights, nor those that turn the other factor around."""
+    import openvino
+    from openvino import opset8
+
+    rng = np.random.default_rng(0)
+    x = opset8.parameter([2, 4, 4], np.float32)
+    twice, other = 2 * np.eye(4, dtype=np.float32), rng.normal(size=(4, 4)).astype(np.float32)
+    y = opset8.matmul(opset8.matmul(twice, x, False, False), opset8.multiply(twice, twice), False, True)
+    y = opset8.matmul(opset8.matmul(y, other, False, False), twice, True, False)
+    model, given = openvino.Model([y], [x], "products"), rng.normal(size=(2, 4, 4)).astype(np.float32)
+
+    def run() -> np.ndarray:
+        return openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([given])[0]
+
+    before = run()
+    openvino_runner.replace_identity_products(model)
+    assert [node.get_type_name() for node in model.get_ops()].count("MatMul") == 2
+    np.testing.assert_allclose(run(), before, rtol=1e-5)
+    assert np.abs(before).max() > 1
+
+
 def test_sizes_beyond_those_that_are_kept(tiny_engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_runner, "_KEPT_SIZES", 2)
     runner, free = (opened(tiny_engines, CLIP_IMAGE_ENCODER) for _ in range(2))
