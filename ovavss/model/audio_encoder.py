@@ -68,6 +68,7 @@ class LogMel(nn.Module):
     cosines: Tensor
     sines: Tensor
     filters: Tensor
+    mirrored: Tensor
 
     def __init__(self, patches: int) -> None:
         super().__init__()
@@ -78,6 +79,7 @@ class LogMel(nn.Module):
         self.register_buffer("cosines", cosines[:, heard].float(), persistent=False)
         self.register_buffer("sines", sines[:, heard].float(), persistent=False)
         self.register_buffer("filters", mel_filters()[heard].float(), persistent=False)
+        self.register_buffer("mirrored", torch.arange(WINDOW // 2 - 1, 0, -1), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         present = min(self.patches, patches_in(waveform.shape[-1]))
@@ -86,7 +88,7 @@ class LogMel(nn.Module):
             return missing
         windows = _windows(waveform[:, : samples_for(present)], present * PATCH_FRAMES)
         middle = WINDOW // 2
-        before, after = windows[..., 1:middle].flip(-1), windows[..., middle + 1 :]
+        before, after = windows[..., self.mirrored], windows[..., middle + 1 :]
         cosine = torch.cat([windows[..., middle : middle + 1], after + before], dim=-1) @ self.cosines
         sine = (after - before) @ self.sines
         magnitude = (cosine.square() + sine.square()).sqrt()

@@ -61,7 +61,9 @@ def full_size_masks(
     wanted, index = torch.unique(query, return_inverse=True) if select_first else (query, None)
     for number in wanted.tolist():  # one at a time: a full-size float mask of ten queries takes gigabytes at 4K
         logits = upsample(mask_logits[number : number + 1])[0, :, None, :height, :width]
-        masks.append(F.interpolate(logits, size=original_size, mode="bilinear", align_corners=False)[:, 0] > 0)
+        if original_size != image_size:  # to the same size it would copy
+            logits = F.interpolate(logits, size=original_size, mode="bilinear", align_corners=False)
+        masks.append(logits[:, 0] > 0)
     if not masks:
         return mask_logits.new_zeros((0, mask_logits.shape[1], *original_size), dtype=torch.bool)
     return torch.stack(masks if index is None else [masks[i] for i in index.tolist()])

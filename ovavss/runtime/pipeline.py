@@ -52,7 +52,9 @@ class Options:
     (None: by all). `sure`: by one frame after another until its name has this probability and the other frames look
     like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks overlap this much in a
     frame share one crop (None: none do). `named_only`: pairs at or below the score threshold get no mask; the label map
-    is the same. `select_first`: upsample only masks that can matter; the result is the same.
+    is the same. `select_first`: upsample only masks that can matter; the result is the same. `clip_batch`: crops that go
+    through CLIP at a time; `localiser_batch`: clips of one size, where several are given, that go through audio encoder
+    and localiser at a time.
     """
 
     proposals: Proposals = Proposals.ALL
@@ -62,6 +64,7 @@ class Options:
     crop: Crop = Crop.SQUARE
     square_anchor: SquareAnchor = "top_left"
     clip_batch: int = 32
+    localiser_batch: int = 1
     sound_map: bool = False
     frames_per_query: int | None = None
     sure: float | None = None
@@ -161,6 +164,10 @@ def classify(
     return ranking, masks, open_vocabulary.semantic_map(masks, ranking, options.score_threshold)
 
 
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(arrays[0][None] if len(arrays) == 1 else np.stack(arrays))
+
+
 class Pipeline:
     """Runs clips of T snippets against a vocabulary. `step` is entered around each step of a clip with the step's name:
     a place for clocks and traces."""
@@ -185,62 +192,77 @@ class Pipeline:
         return self.many([(frames, waveform)], vocabulary)[0]
 
     def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
-        """Several clips, whose crops go through CLIP in common batches. All their masks are in memory at a time."""
+        """Several clips, which go through the graphs in common batches. All their masks are in memory at a time."""
         with torch.inference_mode():
             return self._many(clips, vocabulary)
 
     def _many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
-        located = [self._locate(frames, self._hear(waveform)) for frames, waveform in clips]
+        located = [one for batch in self._batches(clips) for one in self._locate(batch, self._hear(batch))]
         looked = self._look(located, vocabulary)
         return [self._name(clip, some, vocabulary) for clip, some in zip(located, looked)]
 
     def stream(
         self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
     ) -> Iterator[Segmentation]:
-        """Clips in order, `at_once` of them in threads of their own, which share torch's threads; their runners should
-        take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by default where there is a
-        GPU: on a CPU two clips' threads are in each other's way.
+        """Clips in order, `at_once` of them (or of their batches) in threads of their own, which share torch's threads;
+        their runners should take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by default
+        where there is a GPU: on a CPU two clips' threads are in each other's way.
         """
         if overlap is None:
             overlap = torch.cuda.is_available()
         if at_once == 1 and not overlap:
-            for clip in clips:
-                yield self(*clip, vocabulary)
+            for batch in self._batches(clips):
+                yield from self.many(batch, vocabulary)
             return
-        running: deque[Future[Segmentation]] = deque()
+        running: deque[Future[list[Segmentation]]] = deque()
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // at_once))  # those that a new thread of ours starts with
         try:
             with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
-                for frames, waveform in clips:
-                    audio = sound.submit(torch.inference_mode()(self._hear), waveform)
-                    running.append(whole.submit(self._finish, frames, audio, vocabulary))
+                for batch in self._batches(clips):
+                    audio = sound.submit(torch.inference_mode()(self._hear), batch)
+                    running.append(whole.submit(self._finish, batch, audio, vocabulary))
                     if len(running) > at_once:
-                        yield running.popleft().result()
+                        yield from running.popleft().result()
                 while running:
-                    yield running.popleft().result()
+                    yield from running.popleft().result()
         finally:
             torch.set_num_threads(threads)
 
-    def _finish(self, frames: np.ndarray, audio: "Future[Tensor]", vocabulary: Tensor) -> Segmentation:
+    def _finish(self, clips: Sequence[Clip], audio: "Future[Tensor]", vocabulary: Tensor) -> list[Segmentation]:
         with torch.inference_mode():  # each thread has its own
-            located = self._locate(frames, audio.result())
-            return self._name(located, self._look([located], vocabulary)[0], vocabulary)
+            located = self._locate(clips, audio.result())
+            return [self._name(*one, vocabulary) for one in zip(located, self._look(located, vocabulary))]
 
-    def _hear(self, waveform: np.ndarray) -> Tensor:
+    def _batches(self, clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+        """Clips that can go through audio encoder and localiser together: neighbours of one size."""
+        batch: list[Clip] = []
+        for clip in clips:
+            alike = not batch or all(one.shape == other.shape for one, other in zip(clip, batch[0]))
+            if len(batch) == self.options.localiser_batch or not alike:
+                yield batch
+                batch = []
+            batch.append(clip)
+        if batch:
+            yield batch
+
+    def _hear(self, clips: Sequence[Clip]) -> Tensor:
         with self.step(AUDIO_ENCODER):
-            return self.runners[AUDIO_ENCODER](waveform=torch.from_numpy(waveform)[None])["audio"]
+            return self.runners[AUDIO_ENCODER](waveform=_stacked([waveform for _, waveform in clips]))["audio"]
 
-    def _locate(self, frames: np.ndarray, audio: Tensor) -> _Located:
-        options = self.options
+    def _locate(self, clips: Sequence[Clip], audio: Tensor) -> list[_Located]:
         with self.step(USSLM_GRAPH):
-            located = self.runners[USSLM_GRAPH](frames=torch.from_numpy(frames)[None], audio=audio)
-        with self.step(FIND_REGIONS):
-            mask_logits, scores = located["mask_logits"][0], located["sound_scores"][0]
-            regions, crops, stands = choose_regions(mask_logits, scores, options)
-        height, width = located["image_size"].tolist()
-        resized, original_size = located["resized_frames"][0], (frames.shape[1], frames.shape[2])
-        return _Located(mask_logits, scores, resized, (height, width), original_size, regions, crops, stands)
+            found = self.runners[USSLM_GRAPH](frames=_stacked([frames for frames, _ in clips]), audio=audio)
+        height, width = found["image_size"].tolist()
+        located = []
+        for (frames, _), mask_logits, scores, resized in zip(
+            clips, found["mask_logits"], found["sound_scores"], found["resized_frames"]
+        ):
+            with self.step(FIND_REGIONS):
+                chosen = choose_regions(mask_logits, scores, self.options)
+            original_size = (frames.shape[1], frames.shape[2])
+            located.append(_Located(mask_logits, scores, resized, (height, width), original_size, *chosen))
+        return located
 
     def _look(self, clips: Sequence[_Located], vocabulary: Tensor) -> list[_Looked]:
         """What CLIP makes of each clip's crops, a batch at a time over all clips."""

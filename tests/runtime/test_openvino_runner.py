@@ -83,7 +83,7 @@ def test_sizes_beyond_those_that_are_kept(tiny_engines: Path, monkeypatch: pytes
         one, other = (r(crops=crops[:count])["image_embeddings"] for r in (runner, free))
         assert one.shape == (count, 64)
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert len(runner._by_size) == 2 and runner._any_size is not None and not free._by_size
+    assert len(runner._by_size) == 3 and set(free._by_size) == {None}
 
 
 def test_calls_side_by_side_keep_their_results(tiny_engines: Path) -> None:

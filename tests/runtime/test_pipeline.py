@@ -89,12 +89,31 @@ def test_several_clips_as_one_by_one(runners: dict[str, Runner], clip: tuple[np.
     together = pipeline.many(clips, vocabulary)
     threads = torch.get_num_threads()
     streamed = [list(pipeline.stream(clips, vocabulary, *how)) for how in ((1,), (1, True), (2,))]
+    batches = Pipeline(TINY, runners, Options(localiser_batch=2))
+    streamed += [list(batches.stream(clips, vocabulary, *how)) for how in ((1,), (1, True), (2,))]
     assert torch.get_num_threads() == threads
     for found in (together, *streamed):
         for one, other in zip(alone, found, strict=True):
             torch.testing.assert_close(one.ranking.score, other.ranking.score)
             # Clips at once have fewer threads each, and sums of another order.
             assert (one.label_map == other.label_map).float().mean() > 0.999 and one.crops == other.crops > 7
+
+
+def test_batches_of_the_localiser(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    """Neighbours of one size share a call; the order is that of the clips."""
+    sizes: list[int] = []
+
+    class Counting(Changed):
+        def run(self, inputs):  # type: ignore[no-untyped-def]
+            sizes.append(len(inputs["frames"]))
+            return super().run(inputs)
+
+    frames, waveform = clip
+    clips = [(frames[:, :side], waveform * loud) for side, loud in ((90, 1.0), (90, 0.1), (90, 0.5), (64, 1.0), (90, 1.0))]
+    counted = runners | {USSLM_GRAPH: Counting(runners[USSLM_GRAPH])}
+    found = Pipeline(TINY, counted, Options(localiser_batch=2)).many(clips, Pipeline(TINY, runners).embed_names(["man"]))
+    assert sizes == [2, 1, 1, 1]
+    assert [one.label_map.shape[1] for one in found] == [90, 90, 90, 64, 90]
 
 
 def test_fewer_crops(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
