@@ -167,7 +167,7 @@ class Rows:
         best, gpu = fastest(self.found), torch.cuda.is_available()
         at_once, batch = (1, 1) if gpu else ((os.cpu_count() or 1) + 1, 4)
         together = replace(ALL, localiser_batch=batch)
-        what = "the same, sound meanwhile" if gpu else f"the same, {at_once} at once, {batch} clips in a localiser's batch"
+        what = "the same, sound meanwhile" if gpu else f"the same, {at_once} at once, localiser in batches of {batch}"
         rows += [
             Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL), compiles=True),
             Row("together", what, lambda: self._stream(self._one_thread(best, together), at_once), compiles=True),

@@ -52,9 +52,9 @@ class Options:
     (None: by all). `sure`: by one frame after another until its name has this probability and the other frames look
     like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks overlap this much in a
     frame share one crop (None: none do). `named_only`: pairs at or below the score threshold get no mask; the label map
-    is the same. `select_first`: upsample only masks that can matter; the result is the same. `clip_batch`: crops that go
-    through CLIP at a time; `localiser_batch`: clips of one size, where several are given, that go through audio encoder
-    and localiser at a time.
+    is the same. `select_first`: upsample only masks that can matter; the result is the same. `clip_batch`: crops that
+    go through CLIP at a time; `localiser_batch`: clips of one size, where several are given, that go through audio
+    encoder and localiser at a time.
     """
 
     proposals: Proposals = Proposals.ALL
@@ -205,8 +205,8 @@ class Pipeline:
         self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
     ) -> Iterator[Segmentation]:
         """Clips in order, `at_once` of them (or of their batches) in threads of their own, which share torch's threads;
-        their runners should take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by default
-        where there is a GPU: on a CPU two clips' threads are in each other's way.
+        their runners should take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by
+        default where there is a GPU: on a CPU two clips' threads are in each other's way.
         """
         if overlap is None:
             overlap = torch.cuda.is_available()

@@ -48,7 +48,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 RECIPE = TinyRecipe(
     world_clips=6, audio_clips=2, audio_steps=1, backbone_steps=1, fusion_steps=1, crop_clips=2, clip_steps=1,
-    adapt_clips=2, adapt_steps=1, localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64), bank_mixtures=120,
+    adapt_clips=2, adapt_steps=1, bank_mixtures=120,
+    localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64),
 )  # fmt: skip
 
 
