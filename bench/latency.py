@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from torch import Tensor
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 from candidates import EAGER, Candidate, Source, candidates, chosen, fastest  # noqa: E402
-from measuring import StepClock, header, peak_memory, percentiles, power_law, ratio, take_turns  # noqa: E402
+from measuring import StepClock, header, medians, peak_memory, percentiles, power_law, ratio, take_turns  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
 from ovavss.data.sounding_shapes import render, sample_scene  # noqa: E402
@@ -46,6 +47,7 @@ from ovavss.runtime.write import write_json  # noqa: E402
 Run = Callable[[], object]
 Tell = Callable[[], object]
 CROPS, SENTENCES = 8, 14
+SETTLED = 0.4  # seconds of a turn of clips: two thread pools take a few clips to keep out of each other's way
 # The sweeps: what grows, and its values for the tiny preset and for the large ones.
 SWEEPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "clips (usslm)": ((1, 2, 4), (1, 2)),
@@ -88,13 +90,25 @@ def graph_run(runner: Runner, inputs: Mapping[str, Tensor]) -> Run:
     return lambda: runner(**inputs)
 
 
-def end_to_end(source: Source, runners: Mapping[str, Runner], options: Options, clock: StepClock | None = None) -> Run:
-    """One rendered clip through a pipeline."""
+def end_to_end(
+    source: Source,
+    runners: Mapping[str, Runner],
+    options: Options,
+    tell: Callable[[dict[str, float]], object] | None = None,
+) -> Run:
+    """One rendered clip through a pipeline; `tell` is given the seconds of its steps."""
     preset = source.preset()
     clip = render(sample_scene(2000, 0), frame_size(preset))
-    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if clock else {}))  # type: ignore[arg-type]
+    clock = StepClock()
+    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if tell else {}))  # type: ignore[arg-type]
     vocabulary = pipeline.embed_names(source.names())
-    return lambda: pipeline(clip.frames, clip.waveform, vocabulary)
+
+    def run() -> None:
+        pipeline(clip.frames, clip.waveform, vocabulary)
+        if tell:
+            tell(clock.take())
+
+    return run
 
 
 def clip_options(random: bool) -> Options:
@@ -112,9 +126,10 @@ def measure_graphs(
         inputs = graph_inputs(preset, graph)
         runs = {name: graph_run(runners[graph], inputs) for name, runners in opened.items()}
         seconds = take_turns(runs, rounds, progress=tell)
+        plain = medians(seconds[EAGER])
         rows += [
-            {"graph": graph, "runner": name, "speed_up": ratio(seconds[EAGER], taken), **percentiles(taken)}
-            for name, taken in seconds.items()
+            {"graph": graph, "runner": name, "speed_up": ratio(plain, medians(turns)), **percentiles(turns)}
+            for name, turns in seconds.items()
         ]
     return rows
 
@@ -122,19 +137,17 @@ def measure_graphs(
 def measure_clips(
     source: Source, present: Mapping[str, Candidate], options: Options, rounds: int, tell: Tell
 ) -> list[dict[str, Any]]:
-    """A row for each candidate's whole clip, with the milliseconds of each step."""
-    clocks = {name: StepClock() for name in present}
-    runs = {name: end_to_end(source, c.open(), options, clocks[name]) for name, c in present.items()}
-    for name, run in runs.items():
-        run()
-        clocks[name].take()
-    seconds = take_turns(runs, rounds, warm_up=0, progress=tell)
+    """A row for each candidate's whole clip, with the milliseconds of each step: the median over all calls."""
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in present}
+    runs = {name: end_to_end(source, c.open(), options, steps[name].append) for name, c in present.items()}
+    seconds = take_turns(runs, rounds, progress=tell, least=SETTLED)
     rows = []
-    for name, taken in seconds.items():
-        steps = {step: 1e3 * total / rounds for step, total in clocks[name].take().items()}
-        found = percentiles(taken)
-        speed = {"speed_up": ratio(seconds[EAGER], taken), "clips_per_s": 1e3 / found["mean_ms"]}
-        rows.append({"graph": "whole clip", "runner": name, **speed, **found, "steps_ms": steps})
+    for name, turns in seconds.items():
+        called = steps[name][1:]  # without the warm-up
+        split = {step: 1e3 * float(np.median([one[step] for one in called])) for step in called[0]}
+        found = percentiles(turns)
+        speed = {"speed_up": ratio(medians(seconds[EAGER]), medians(turns)), "clips_per_s": 1e3 / found["mean_ms"]}
+        rows.append({"graph": "whole clip", "runner": name, **speed, **found, "steps_ms": split})
     return rows
 
 

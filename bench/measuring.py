@@ -22,6 +22,7 @@ from ovavss.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("ovavss", "torch", "onnxruntime-gpu", "onnx", "numpy", "tensorrt", "tensorrt-rtx-cu13-bindings")
 PAUSE = 0.02  # seconds in which the last candidate's threads stop spinning
+LEAST, CALLS = 0.1, 3  # seconds that a turn of short calls takes, and how many it has at least
 
 
 def header() -> dict[str, Any]:
@@ -94,25 +95,40 @@ def take_turns(
     rounds: int,
     warm_up: int = 1,
     progress: Callable[[], object] = lambda: None,
-) -> dict[str, list[float]]:
-    """Seconds of each call of each candidate. They run round by round (A B C A B C ...), so that other load on the
-    machine meets all of them alike; `warm_up` calls of each come first and are not counted."""
+    least: float = LEAST,
+) -> dict[str, list[list[float]]]:
+    """Seconds of each call of each candidate, a list for each turn. They run round by round (A B C A B C ...), so that
+    other load on the machine meets all of them alike; `warm_up` calls of each come first and are not counted. A turn is
+    one call, or, of what takes under `least` seconds, calls for that long and at least CALLS, after one that is not
+    counted: on a core that has just woken up it takes twice as long."""
     for run in candidates.values():
         for _ in range(warm_up):
             run()
-    found: dict[str, list[float]] = {name: [] for name in candidates}
+    found: dict[str, list[list[float]]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
             time.sleep(PAUSE)
-            found[name].append(timed(run)[0])
+            calls = [timed(run)[0]]
+            if calls[0] < least:
+                calls = []
+                while sum(calls) < least or len(calls) < CALLS:
+                    calls.append(timed(run)[0])
+            found[name].append(calls)
             progress()
     return found
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p99 and mean in milliseconds, and how many there were; with few, p99 is close to the largest."""
+def percentiles(turns: Sequence[Sequence[float]]) -> dict[str, float]:
+    """p50, p90, p99 and mean in milliseconds of all calls, and how many there were; with few, p99 is close to the
+    largest."""
+    seconds = np.concatenate(turns)
     p50, p90, p99 = np.percentile(seconds, (50, 90, 99)) * 1e3
-    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "mean_ms": float(np.mean(seconds)) * 1e3, "n": len(seconds)}
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "mean_ms": float(seconds.mean()) * 1e3, "n": len(seconds)}
+
+
+def medians(turns: Sequence[Sequence[float]]) -> list[float]:
+    """The median of each turn's calls."""
+    return [float(np.median(calls)) for calls in turns]
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> float:

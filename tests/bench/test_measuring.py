@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import measuring
 import numpy as np
@@ -18,7 +19,7 @@ def test_a_power_law_is_found() -> None:
 
 
 def test_percentiles_are_in_milliseconds() -> None:
-    found = measuring.percentiles([i / 1000 for i in range(101)])
+    found = measuring.percentiles([[i / 1000 for i in range(60)], [i / 1000 for i in range(60, 101)]])
     assert [found[key] for key in ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "n")] == pytest.approx(
         [50, 90, 99, 50, 101]
     )
@@ -31,8 +32,15 @@ def test_a_ratio_compares_rounds_side_by_side() -> None:
 
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
-    found = measuring.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
-    assert "".join(calls) == "ab" + "ababab" and [len(seconds) for seconds in found.values()] == [3, 3]
+    candidates = {name: partial(calls.append, name) for name in "ab"}
+    found = measuring.take_turns(candidates, rounds=3, least=0)
+    assert "".join(calls) == "ab" + "ababab" and [len(turns) for turns in found.values()] == [3, 3]
+
+
+def test_short_calls_fill_a_turn_and_its_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "timed", lambda run: (run(), None))
+    seconds = iter([0.5, 0.09, 0.04, 0.04, 0.04, 0.5])  # the warm-up; a slow call, then quick ones; a long call
+    assert measuring.take_turns({"a": lambda: next(seconds)}, 2, least=0.1) == {"a": [[0.04] * 3, [0.5]]}
 
 
 def touch(mebibytes: int) -> Callable[[], object]:

@@ -140,6 +140,29 @@ def test_bad_input(script: str, arguments: list[str], sentence: str, tiny_engine
     assert done.stderr.strip().count("\n") == 0 and not list(tmp_path.glob("**/*.html"))
 
 
+def test_compare_says_which_ratio_moved(tmp_path: Path) -> None:
+    for name, together, small in (("before", 4.0, 2.0), ("after", 5.0, 2.1)):
+        about = {"preset": "tiny", "machine": {"cpu": "a"}, "versions": {}, "commit": name}
+        rows = [
+            {"name": "together", "speed_up": together, "fewer_crops": 5.1, "share": {"mean": 99.9}},
+            {"name": "cuda", "missing": "no GPU"},
+        ]
+        points = [{"size": 1, "p50_ms": together}, {"size": 4, "p50_ms": 4 * together}]
+        clip = {"graph": "whole clip", "runner": "onnx", "speed_up": small}
+        latency = {"clips": [clip], "graphs": [], "sweeps": [{"sweep": "clips", "points": points}]}
+        parity = {"rows": [{"name": "onnx", "share": {"mean": 100.0, "novel": None}}]}
+        (tmp_path / name).mkdir()
+        for part, content in (("speedups", {"rows": rows}), ("latency", latency), ("parity", parity)):
+            (tmp_path / name / f"{part}.json").write_text(json.dumps(about | content))
+    folders = (tmp_path / "before", tmp_path / "after")
+    found = run("compare.py", *folders)
+    assert found.exit_code == 1 and "5 of 6 ratios within 10 %" in found.stdout
+    assert "together" in found.stdout and "+25.0" in found.stdout and "whole clip" not in found.stdout
+    assert run("compare.py", *folders, "--within", 30).exit_code == 0
+    alone = run("compare.py", folders[0], tmp_path)
+    assert alone.exit_code == 2 and f"error: {tmp_path}/speedups.json cannot be read" in alone.stderr
+
+
 @pytest.mark.slow
 def test_report(tiny_engines: Path, tmp_path: Path) -> None:
     serving = tmp_path / "serving.json"
@@ -151,3 +174,5 @@ def test_report(tiny_engines: Path, tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page  # nothing is fetched
     assert "samples_per_second" in page and "61.2" in page
     assert "mIoU parity" in (tmp_path / "report" / "report.md").read_text()
+    same = run("compare.py", tmp_path / "report", tmp_path / "report")
+    assert same.exit_code == 0 and " ratios within 10 %" in same.stdout
