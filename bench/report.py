@@ -29,7 +29,7 @@ from candidates import EAGER, Source, candidates, fastest  # noqa: E402
 from capacity import Service, check, plan, response, service_of  # noqa: E402
 from latency import run_latency  # noqa: E402
 from measuring import header  # noqa: E402
-from parity import GATE, MEASURES, run_parity  # noqa: E402
+from parity import GATE, MEASURES, changes, run_parity  # noqa: E402
 from serving import LOADS, measure_load  # noqa: E402
 from speedups import ALL, PLAIN, run_rows  # noqa: E402
 
@@ -203,8 +203,7 @@ def add_parity(page: Page, found: Mapping[str, Any]) -> None:
             rows.append([row["name"], *[None] * 6, row["missing"]])
             continue
         miou, share = row.get("miou", {}), [v for v in row.get("share", {}).values() if v is not None]
-        worst = ", ".join(f"{name} {change:+.2f}" for name, change in list(row["classes"].items())[:2]) or "none"
-        rows.append([row["name"], *(miou.get(m) for m in MEASURES), min(share, default=None), row["agreement"], worst])
+        rows.append([row["name"], *(miou.get(m) for m in MEASURES), min(share, default=None), row["agreement"], changes(row, 2)])
     page.table(["what", *MEASURES, "least % of ref.", "% same pixels", "most changed classes"], rows)
 
 
@@ -372,7 +371,7 @@ def main(
     add_latency(page, latency)
     console.rule("parity")
     options = Options(merge_iou=0.95) if source.random() else Options()
-    parity = run_parity(source, console, min(many, 100), options=options)
+    parity = run_parity(source, console, many, options=options)
     write_json(out / "parity.json", parity)
     add_parity(page, parity)
     console.rule("capacity")

@@ -13,11 +13,12 @@ import pytest
 import typer
 from candidates import Source, candidates
 from click.testing import Result
+from numpy.typing import NDArray
 from onnx import numpy_helper
-from parity import compare
+from parity import changes, compare
 from typer.testing import CliRunner
 
-from ovavss.evaluation.evaluate import WORLD, world_clips
+from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips
 from ovavss.runtime.engines import read_manifest, sha256
 
 
@@ -91,6 +92,21 @@ def test_any_predictor_takes_part() -> None:
     truth, nothing = compare(predictors, world_clips(2000, 3), WORLD, random=False)
     assert truth["passed"] and not nothing["passed"] and nothing["share"]["base"] == 0
     assert truth["agreement"] == 100 > nothing["agreement"]
+
+
+def test_a_class_that_only_one_names_is_told() -> None:
+    clips = list(world_clips(2000, 2))
+    absent = next(i for i in WORLD.base_ids if all(i not in clip.labels for clip in clips))
+
+    def one_pixel(clip: EvaluationClip) -> NDArray[np.integer]:
+        found = clip.label_map.copy()
+        found[0, :1, :1] = absent
+        return found
+
+    predictors = {"truth": lambda clip: clip.label_map, "one pixel": one_pixel}
+    _, row = compare(predictors, clips, WORLD, random=False)
+    assert not row["passed"] and row["agreement"] > 99.99
+    assert changes(row, 0) == f"{WORLD.names[absent - 1]}: in no clip, named by one of both"
 
 
 def test_capacity_reads_latency(tiny_engines: Path, tmp_path: Path) -> None:
