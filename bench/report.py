@@ -203,7 +203,8 @@ def add_parity(page: Page, found: Mapping[str, Any]) -> None:
             rows.append([row["name"], *[None] * 6, row["missing"]])
             continue
         miou, share = row.get("miou", {}), [v for v in row.get("share", {}).values() if v is not None]
-        rows.append([row["name"], *(miou.get(m) for m in MEASURES), min(share, default=None), row["agreement"], changes(row, 2)])
+        quality = [*(miou.get(m) for m in MEASURES), min(share, default=None), row["agreement"]]
+        rows.append([row["name"], *quality, changes(row, 2)])
     page.table(["what", *MEASURES, "least % of ref.", "% same pixels", "most changed classes"], rows)
 
 
