@@ -46,7 +46,7 @@ PLAIN = Options(select_first=False)
 SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)
 FEW = replace(SOUNDING, sound_threshold=0.003, sure=0.9, merge_iou=0.9)
 ALL = replace(FEW, named_only=True, select_first=True)
-SECONDS, TIMES = 1.0, 5  # a group that takes less is run again, but not more often
+SECONDS, TIMES = 1.0, 3  # a group that takes less is run again, but not more often
 Run = Callable[[Sequence[Clip]], list[Segmentation]]
 
 
