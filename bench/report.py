@@ -361,7 +361,7 @@ def main(
         page.text("There is no GPU here: its rows say so. The same command on a machine with one fills them.")
     console.rule("speed-ups")
     many, rounds = (1, 2) if large_on_cpu else (200 if tiny and not quick else 8, 15)
-    rounds = 2 if quick else rounds
+    rounds = 1 if quick else rounds
     group, rows = (40 if many == 200 else 4), (LARGE_ROWS if large_on_cpu else None)
     speedups = run_rows(source, console, many, group, rows, warm_up=not large_on_cpu)
     write_json(out / "speedups.json", speedups)
