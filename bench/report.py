@@ -239,13 +239,13 @@ def add_capacity(page: Page, latency: Mapping[str, Any], measured: Mapping[str, 
     page.text(
         f"Checked with a real load ({measured['runner']}, {measured['servers']} thread, {measured['requests']} clips "
         f"at random times, {measured['rate']:.2f} clips/s): 'during' uses the service times of the load itself, "
-        "'simulated' draws from them."
+        "'simulated' draws from them, 'replayed' is a line with the load's own arrivals and service times."
     )
+    columns = ["predicted", "predicted_during", "simulated", "replayed", "measured"]
     page.table(
-        ["response", "predicted before", "predicted during", "simulated", "measured"],
+        ["response", "predicted before", "predicted during", "simulated", "replayed", "measured"],
         [
-            [f"{name} ms", *(measured[f"{name}_ms"][key] for key in ("predicted", "predicted_during")),
-             measured["p99_simulated_ms"] if name == "p99" else None, measured[f"{name}_ms"]["measured"]]
+            [f"{name} ms", *(measured[f"{name}_ms"][key] for key in columns)]
             for name in ("mean", "p99")
         ],
     )  # fmt: skip
@@ -376,7 +376,7 @@ def main(
     write_json(out / "parity.json", parity)
     add_parity(page, parity)
     console.rule("capacity")
-    measured = check(source, 1, 0.6, 300 if many == 200 else 30 if not large_on_cpu else 6)
+    measured = check(source, 1, 0.6, 1200 if many == 200 else 30 if not large_on_cpu else 6)
     write_json(out / "capacity.json", header() | {"check": measured})
     add_capacity(page, latency, measured, (0.5, 2, 8, 32))
     page.markdown += tail[0]
