@@ -260,7 +260,7 @@ def run_latency(
                 if row["runner"] == swept:
                     row["memory_mib"] = peak_memory(prepare_graph, source, swept, row["graph"])
                     tell()
-        grown = [measure_sweep(source, swept, name, v, min(rounds, 5), memory, tell) for name, v in values.items()]
+        grown = [measure_sweep(source, swept, name, v, rounds, memory, tell) for name, v in values.items()]
     missing = {name: candidate.missing for name, candidate in every.items() if candidate.missing}
     about = {"preset": preset.name, "frames": frame_size(preset), "crops": CROPS, "sentences": SENTENCES}
     about |= {"random_weights": source.random(), "options": {"merge_iou": options.merge_iou}, "swept": swept}
