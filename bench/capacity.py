@@ -182,12 +182,12 @@ def check(source: Source, servers: int, busy: float, requests: int) -> dict[str,
         _, before = open_loop(run, 1e6, servers, max(len(clips), requests // 5))
         service = Service.of(before)
         rate = busy * servers / service.mean
-        responses, services = open_loop(run, rate, servers, requests)
+        responses, services = open_loop(run, rate, servers, requests, seed=0)
     finally:
         torch.set_num_threads(threads)
     during, random = Service.of(services), np.random.default_rng(1)
     line = simulate(rate, lambda n: random.choice(services, n), servers, 20_000)
-    replayed = simulate(rate, lambda n: services, servers, requests)  # the seed of open_loop, so its arrivals
+    replayed = simulate(rate, lambda n: services, servers, requests, seed=0)  # the same seed, so the same arrivals
     lines = {"simulated": line, "replayed": replayed, "measured": responses[-len(replayed) :]}
     return {
         "runner": name,

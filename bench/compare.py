@@ -83,7 +83,7 @@ def main(
     for column in ("part", "row", "what", "before", "after", "change %"):
         made.add_column(column, justify="left" if column in ("part", "row", "what") else "right")
     both = [key for key in old if key in new]
-    changes = {key: 100 * (new[key] / old[key] - 1) if old[key] else 0.0 for key in both}
+    changes = {key: 0.0 if new[key] == old[key] else 100 * (new[key] / (old[key] or 1e-9) - 1) for key in both}
     moved = [key for key in both if abs(changes[key]) > within]
     for key in sorted(moved, key=lambda key: -abs(changes[key])):
         made.add_row(*key, f"{old[key]:.4g}", f"{new[key]:.4g}", f"{changes[key]:+.1f}")
