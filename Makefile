@@ -39,7 +39,7 @@ lint: .venv/.complete
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/model/*.py ovavss/weights/*.safetensors export/*.py)
+artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/models/ov_avss/*.py ovavss/msda/*.py ovavss/export/*.py ovavss/checkpoints/shipped_weights/*)
 	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 .venv/.complete: pyproject.toml uv.lock | $(if $(filter .uv/bin/uv,$(UV)),.uv/bin/uv)

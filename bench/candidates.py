@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ovavss.checkpoints.weights import WeightsSource, load_models
+from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
-from ovavss.model.graph_names import GRAPHS
-from ovavss.model.graphs import GraphSpec, Models, graph_modules, graph_specs
-from ovavss.model.presets import PRESETS, Preset
-from ovavss.runtime.custom_op import custom_op_library, find_library
+from ovavss.models.ov_avss.graph_names import GRAPHS
+from ovavss.models.ov_avss.graphs import GraphSpec, Models, graph_modules, graph_specs
+from ovavss.models.ov_avss.presets import PRESETS, Preset
+from ovavss.msda.libraries import custom_op_library, find_library
 from ovavss.runtime.engines import (
     Format,
     Manifest,
@@ -28,8 +30,6 @@ from ovavss.runtime.engines import (
 from ovavss.runtime.openvino_runner import LIBRARY as OPENVINO_LIBRARY
 from ovavss.runtime.openvino_runner import OpenVinoRunner, missing_openvino
 from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
-from ovavss.runtime.vocabulary import default_vocabulary
-from ovavss.runtime.weights import WeightsSource, load_models
 
 Runners = dict[str, Runner]
 NO_GPU = "needs an NVIDIA GPU, and this machine has none"

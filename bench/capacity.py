@@ -36,8 +36,8 @@ from measuring import header  # noqa: E402
 from ovavss.commands.options import command  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import world_clips  # noqa: E402
-from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.write import write_json  # noqa: E402
+from ovavss.files import write_json  # noqa: E402
+from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
 
 
 @dataclass(frozen=True)

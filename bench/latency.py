@@ -27,22 +27,22 @@ from candidates import EAGER, Candidate, Source, candidates, chosen, fastest  # 
 from measuring import StepClock, header, medians, peak_memory, percentiles, power_law, ratio, take_turns  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
-from ovavss.data.sounding_shapes import render, sample_scene  # noqa: E402
+from ovavss.datasets.sounding_shapes.scenes import render, sample_scene  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
-from ovavss.model import open_vocabulary  # noqa: E402
-from ovavss.model.graph_names import (  # noqa: E402
+from ovavss.files import write_json  # noqa: E402
+from ovavss.models.ov_avss import open_vocabulary  # noqa: E402
+from ovavss.models.ov_avss.graph_names import (  # noqa: E402
     AUDIO_ENCODER,
     CLIP_IMAGE_ENCODER,
     CLIP_TEXT_ENCODER,
     GRAPHS,
     USSLM_GRAPH,
 )
-from ovavss.model.graphs import graph_modules, graph_specs  # noqa: E402
-from ovavss.model.mask_crop import crop_regions, find_regions  # noqa: E402
-from ovavss.model.presets import Preset  # noqa: E402
-from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
+from ovavss.models.ov_avss.graphs import graph_modules, graph_specs  # noqa: E402
+from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions  # noqa: E402
+from ovavss.models.ov_avss.presets import Preset  # noqa: E402
+from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
 from ovavss.runtime.runner import Runner, TorchRunner  # noqa: E402
-from ovavss.runtime.write import write_json  # noqa: E402
 
 Run = Callable[[], object]
 Tell = Callable[[], object]

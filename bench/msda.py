@@ -31,8 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "plugins" / "msdeform_attn")]
 import core  # noqa: E402
 
 from ovavss.errors import UserError  # noqa: E402
-from ovavss.model.ms_deform_attn import grid_reference_points, ms_deform_attn  # noqa: E402
-from ovavss.runtime.custom_op import custom_op_library  # noqa: E402
+from ovavss.msda.libraries import custom_op_library  # noqa: E402
+from ovavss.msda.ms_deform_attn import grid_reference_points, ms_deform_attn  # noqa: E402
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 PAUSE = 0.03  # seconds in which the last candidate's threads stop spinning

@@ -29,13 +29,13 @@ from candidates import EAGER, Source, candidates, chosen  # noqa: E402
 from measuring import header  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
-from ovavss.data.avsbench_ov import AVSBENCH_OV, AvsbenchTest, CategoryTable, read_categories  # noqa: E402
+from ovavss.datasets.avsbench_ov import AVSBENCH_OV, AvsbenchTest, CategoryTable, read_categories  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, avsbench_clips, world_clips  # noqa: E402
 from ovavss.evaluation.metric import ConfusionMatrix, Scores  # noqa: E402
-from ovavss.model.presets import Proposals  # noqa: E402
-from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.write import write_json  # noqa: E402
+from ovavss.files import write_json  # noqa: E402
+from ovavss.models.ov_avss.presets import Proposals  # noqa: E402
+from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
 from ovavss.serving.client import RemotePipeline  # noqa: E402
 
 GATE = 99.9  # percent of the reference (MLPerf's stricter gate)

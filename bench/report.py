@@ -36,9 +36,9 @@ from speedups import ALL, PLAIN, run_rows  # noqa: E402
 from ovavss.commands.options import command  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import WORLD, world_clips  # noqa: E402
-from ovavss.model.presets import Proposals  # noqa: E402
-from ovavss.runtime.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.write import write_bytes, write_json  # noqa: E402
+from ovavss.files import write_bytes, write_json  # noqa: E402
+from ovavss.models.ov_avss.presets import Proposals  # noqa: E402
+from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
 
 LARGE_ROWS = "merged,few crops,onnx+op,one by one"
 Cell = str | float | int | None

@@ -28,14 +28,14 @@ import typer
 from measuring import header
 
 from ovavss.commands.options import command
+from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
-from ovavss.model.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH
-from ovavss.model.presets import Proposals
+from ovavss.files import write_json
+from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH
+from ovavss.models.ov_avss.presets import Proposals
+from ovavss.pipeline.pipeline import Options, Pipeline, Segmentation, choose_regions, crop_regions
 from ovavss.runtime.engines import open_engines
-from ovavss.runtime.pipeline import Options, Pipeline, Segmentation, choose_regions, crop_regions
-from ovavss.runtime.vocabulary import default_vocabulary
-from ovavss.runtime.write import write_json
 from ovavss.serving.client import RemotePipeline
 from ovavss.serving.repository import write_repository
 from ovavss.serving.server import Server

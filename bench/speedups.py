@@ -35,12 +35,12 @@ from ovavss.commands.options import command  # noqa: E402
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips  # noqa: E402
 from ovavss.evaluation.metric import ConfusionMatrix  # noqa: E402
-from ovavss.model import ms_deform_attn  # noqa: E402
-from ovavss.model.graph_names import USSLM_GRAPH  # noqa: E402
-from ovavss.model.presets import Preset, Proposals  # noqa: E402
-from ovavss.runtime.custom_op import custom_op_library  # noqa: E402
-from ovavss.runtime.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
-from ovavss.runtime.write import write_json  # noqa: E402
+from ovavss.files import write_json  # noqa: E402
+from ovavss.models.ov_avss.graph_names import USSLM_GRAPH  # noqa: E402
+from ovavss.models.ov_avss.presets import Preset, Proposals  # noqa: E402
+from ovavss.msda import ms_deform_attn  # noqa: E402
+from ovavss.msda.libraries import custom_op_library  # noqa: E402
+from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
 
 PLAIN = Options(select_first=False)
 SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)

@@ -4,6 +4,7 @@ import typer
 
 from ovavss.commands.ablate import ablate
 from ovavss.commands.evaluate import evaluate
+from ovavss.commands.export import export
 from ovavss.commands.info import info
 from ovavss.commands.repo import repo
 from ovavss.commands.rewrite import rewrite
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(info)
+app.command()(export)
 app.command()(train)
 app.command()(evaluate)
 app.command()(ablate)

@@ -1,4 +1,4 @@
-"""Shared by all tests: helper modules of this folder and of export/ are importable; engines are built once."""
+"""Shared by all tests: helper modules of this folder are importable; engines are built once."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "export")]
+sys.path[:0] = [str(ROOT / "tests")]
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import torch
 from golden_set import SET, load, manifest, seeded_weights
 
 from ovavss.checkpoints.key_map import to_ours
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import PRESETS
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.usslm import USSLM
 
 BACKBONE = {"r50": "r50", "swin_b": "swinb"}
 T: int = SET["frames"]["T"]

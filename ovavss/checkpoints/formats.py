@@ -16,7 +16,7 @@ from ovavss.checkpoints import restricted_pickle
 from ovavss.checkpoints.key_map import is_ignored, to_ours
 from ovavss.checkpoints.restricted_pickle import ForbiddenGlobal, NotNumbers, PickledArray
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS, SwinConfig
+from ovavss.models.ov_avss.presets import PRESETS, SwinConfig
 
 FORMAT = "ovavss"
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")

@@ -24,8 +24,8 @@ def ablate(
     from rich.table import Table
 
     from ovavss.evaluation.report import summary
-    from ovavss.model.presets import PRESETS
-    from ovavss.runtime.write import write_json
+    from ovavss.files import write_json
+    from ovavss.models.ov_avss.presets import PRESETS
     from ovavss.training.ablation import Row, run_ablations
 
     if threads is not None:

@@ -9,7 +9,7 @@ import typer
 from ovavss.commands.options import command
 from ovavss.commands.segment import segment
 from ovavss.errors import UserError
-from ovavss.model.presets import Proposals
+from ovavss.models.ov_avss.presets import Proposals
 
 # A scene of a held-out world in which some shapes sound and others do not.
 WORLD_SEED, SCENE = 1000, 10
@@ -30,7 +30,7 @@ def demo(
         return _segment(video, engines, out / "own", classes)
     if read_manifest(engines).preset == "tiny":
         _segment(_rendered(out), engines, out / "sounding_shapes", None, Proposals.SOUNDING)
-    from ovavss.data.demo_clip import fetch_demo_clip
+    from ovavss.datasets.demo_clip import fetch_demo_clip
 
     try:
         real = fetch_demo_clip()
@@ -42,8 +42,8 @@ def demo(
 
 def _rendered(out: Path) -> Path:
     """A clip of the synthetic world as an MP4 with an AAC track."""
-    from ovavss.data.sounding_shapes import sample_scene
-    from ovavss.data.sounding_shapes_disk import write_mp4
+    from ovavss.datasets.sounding_shapes.disk import write_mp4
+    from ovavss.datasets.sounding_shapes.scenes import sample_scene
 
     out.mkdir(parents=True, exist_ok=True)
     return write_mp4(sample_scene(WORLD_SEED, SCENE), out / "sounding_shapes.mp4", fps=25)

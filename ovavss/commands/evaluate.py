@@ -19,13 +19,13 @@ from ovavss.commands.options import (
 )
 from ovavss.commands.segment import RunnerName, open_runners
 from ovavss.errors import UserError
-from ovavss.model.presets import Crop, Proposals
+from ovavss.models.ov_avss.presets import Crop, Proposals
 from ovavss.runtime.engines import Precision
 
 if TYPE_CHECKING:
-    from ovavss.data.avsbench_ov import CategoryTable
+    from ovavss.datasets.avsbench_ov import CategoryTable
     from ovavss.evaluation.evaluate import EvaluationClip, Prediction
-    from ovavss.runtime.pipeline import Options
+    from ovavss.pipeline.pipeline import Options
 
 
 class KindName(StrEnum):
@@ -78,13 +78,13 @@ def evaluate(
     from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, avsbench_clips, world_clips
     from ovavss.evaluation.evaluate import evaluate as score
     from ovavss.evaluation.predictions import read_prediction, save_prediction
-    from ovavss.runtime.pipeline import Options
-    from ovavss.runtime.write import write_json
+    from ovavss.files import write_json
+    from ovavss.pipeline.pipeline import Options
 
     table, total = WORLD, clips
     source = world_clips(seed, clips, kind.value, sound.value)
     if data is not None:
-        from ovavss.data.avsbench_ov import AVSBENCH_OV, AvsbenchTest, read_categories
+        from ovavss.datasets.avsbench_ov import AVSBENCH_OV, AvsbenchTest, read_categories
 
         dataset = AvsbenchTest(data, table=read_categories(data, known=(AVSBENCH_OV, WORLD)))
         table, total, source = dataset.table, len(dataset), avsbench_clips(dataset)
@@ -139,7 +139,7 @@ def _model(
 ) -> "Callable[[EvaluationClip], Prediction]":
     """A function that runs one clip against the table's vocabulary."""
     from ovavss.evaluation.evaluate import EvaluationClip, Prediction
-    from ovavss.runtime.pipeline import Pipeline
+    from ovavss.pipeline.pipeline import Pipeline
 
     chosen, runners = open_runners(preset, engines, runner, weights, clip_weights, partial, precision=precision)
     pipeline = Pipeline(chosen, runners, options)

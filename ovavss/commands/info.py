@@ -14,9 +14,9 @@ def info(preset: Annotated[PresetName, typer.Argument(help="Which model.")]) -> 
     from rich.markup import escape
     from rich.table import Table
 
-    from ovavss.model.graphs import graph_specs
-    from ovavss.model.parameters import count_parameters
-    from ovavss.model.presets import PRESETS
+    from ovavss.models.ov_avss.graphs import graph_specs
+    from ovavss.models.ov_avss.parameters import count_parameters
+    from ovavss.models.ov_avss.presets import PRESETS
     from ovavss.runtime.runner import describe
 
     chosen = PRESETS[preset.value]  # type: ignore[attr-defined]

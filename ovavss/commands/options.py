@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS
+from ovavss.models.ov_avss.presets import PRESETS
 
 PresetName = Enum("PresetName", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import command
-from ovavss.onnx_op import PLAIN, Body
+from ovavss.msda.onnx_node import PLAIN, Body
 
 if TYPE_CHECKING:
-    from ovavss.rewrite.find import Occurrence
-    from ovavss.rewrite.model import Report
+    from ovavss.msda.rewrite.find import Occurrence
+    from ovavss.msda.rewrite.model import Report
 
 
 @command
@@ -22,8 +22,8 @@ def rewrite(
     ] = Body.GRID_SAMPLE,
 ) -> None:
     """Replace deformable attention spelled as GridSample (RT-DETR, Mask2Former, Grounding DINO) with our op."""
-    from ovavss.rewrite import files
-    from ovavss.rewrite.model import rewrite as rewrite_model
+    from ovavss.msda.rewrite import files
+    from ovavss.msda.rewrite.model import rewrite as rewrite_model
 
     loaded = files.read(model)
     files.check_output(model, out, loaded)

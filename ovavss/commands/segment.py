@@ -20,7 +20,7 @@ from ovavss.commands.options import (
     warn,
 )
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS, Crop, Preset, Proposals
+from ovavss.models.ov_avss.presets import PRESETS, Crop, Preset, Proposals
 from ovavss.runtime.engines import Format, Precision
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class InstantName(StrEnum):
 
 def parse_classes(classes: str | None, preset: Preset) -> list[str]:
     """Names from `a,b,c` or from `@FILE` with one a line; without either, the preset's own vocabulary."""
-    from ovavss.runtime.pipeline import check_names
+    from ovavss.pipeline.pipeline import check_names
 
     if classes is None:
-        from ovavss.runtime.vocabulary import default_vocabulary
+        from ovavss.datasets.vocabulary import default_vocabulary
 
         return list(default_vocabulary(preset))
     if not classes.startswith("@"):
@@ -118,10 +118,10 @@ def segment(
     ] = 120,
 ) -> None:
     """Find, outline and name what sounds in a video."""
-    from ovavss.data.media import Instant, OnMissingAudio, probe
-    from ovavss.runtime.pipeline import Options
-    from ovavss.runtime.results import check_output_folder
-    from ovavss.runtime.segment_video import AnyPipeline, segment_video
+    from ovavss.media.video import Instant, OnMissingAudio, probe
+    from ovavss.output.results import check_output_folder
+    from ovavss.pipeline.pipeline import Options
+    from ovavss.pipeline.segment_video import AnyPipeline, segment_video
 
     out = check_output_folder(out)
     probe(video, "silence" if silent else "error")
@@ -133,7 +133,7 @@ def segment(
     )  # fmt: skip
     with ExitStack() as stack:
         if url is None:
-            from ovavss.runtime.pipeline import Pipeline
+            from ovavss.pipeline.pipeline import Pipeline
 
             pipeline: AnyPipeline = Pipeline(
                 *open_runners(preset, engines, runner, weights or [], clip, partial, seed, precision), options
@@ -180,8 +180,8 @@ def open_runners(
             raise UserError("--engines and --runner torch exclude each other; leave one out")
         if precision is not Precision.FP32:
             raise UserError(f"--runner torch computes in fp32; --precision {precision} is for built engines")
+        from ovavss.checkpoints.weights import WeightsSource, load_models
         from ovavss.runtime.engines import torch_runners
-        from ovavss.runtime.weights import WeightsSource, load_models
 
         loaded = load_models(PRESETS[preset.value], WeightsSource(weights, clip, partial, seed))
         warn(loaded.warnings)

@@ -10,10 +10,10 @@ import typer
 
 from ovavss.commands.options import PartialOption, PresetName, WeightsOption, command, warn
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS
+from ovavss.models.ov_avss.presets import PRESETS
 
 if TYPE_CHECKING:
-    from ovavss.model.presets import Preset
+    from ovavss.models.ov_avss.presets import Preset
     from ovavss.training.trainer import Recipe
 
 
@@ -131,7 +131,7 @@ def _train_data(
     checkpoint_every: int,
 ) -> None:
     from ovavss.checkpoints.loader import save_checkpoint
-    from ovavss.data.avsbench_ov import AvsbenchTraining
+    from ovavss.datasets.avsbench_ov import AvsbenchTraining
     from ovavss.training.avsbench_clips import AvsbenchClips
     from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
     from ovavss.training.processes import join_processes

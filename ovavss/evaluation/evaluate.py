@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ovavss.data.avsbench_ov import AvsbenchTest, CategoryTable
-from ovavss.data.sounding_shapes import BASE, CATEGORIES, NOVEL, SAMPLE_RATE, Kind, render, sample_scene
+from ovavss.datasets.avsbench_ov import AvsbenchTest, CategoryTable
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, NOVEL, SAMPLE_RATE, Kind, render, sample_scene
 from ovavss.errors import UserError
 from ovavss.evaluation.avsbench_measures import AvsbenchMeasures
 from ovavss.evaluation.metric import ConfusionMatrix, Scores, resize_ground_truth

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovavss.data.palette import voc_palette
+from ovavss.datasets.palette import voc_palette
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import EvaluationClip
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from ovavss.data.avsbench_ov import CategoryTable
+from ovavss.datasets.avsbench_ov import CategoryTable
 from ovavss.evaluation.evaluate import Evaluation
-from ovavss.runtime.write import written_whole
+from ovavss.files import written_whole
 
 
 def class_table(result: Evaluation, table: CategoryTable) -> Table:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
-from ovavss.model.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
-from ovavss.model.presets import PRESETS, Preset
-from ovavss.runtime.write import write_json
+from ovavss.files import write_json
+from ovavss.models.ov_avss.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
+from ovavss.models.ov_avss.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
-    from ovavss.model.graphs import GraphSpec, Models
+    from ovavss.models.ov_avss.graphs import GraphSpec, Models
     from ovavss.runtime.runner import Runner
 
 MANIFEST = "manifest.json"
@@ -153,7 +153,7 @@ def open_engines(
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
     """
-    from ovavss.model.graphs import graph_specs
+    from ovavss.models.ov_avss.graphs import graph_specs
 
     manifest = read_manifest(folder)
     specs = graph_specs(PRESETS[manifest.preset], manifest.size)
@@ -185,7 +185,7 @@ def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = 
 
 def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":
     """PyTorch runners of a model."""
-    from ovavss.model.graphs import graph_modules, graph_specs
+    from ovavss.models.ov_avss.graphs import graph_modules, graph_specs
     from ovavss.runtime.runner import TorchRunner
 
     specs, modules = graph_specs(models.preset), graph_modules(models)

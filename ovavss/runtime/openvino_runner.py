@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.model.graphs import GraphSpec
-from ovavss.onnx_op import DOMAIN
-from ovavss.runtime.custom_op import find_library
+from ovavss.models.ov_avss.graphs import GraphSpec
+from ovavss.msda.libraries import find_library
+from ovavss.msda.onnx_node import DOMAIN
 from ovavss.runtime.runner import Arrays, Runner, check_boundary
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ovavss.errors import UserError
-from ovavss.model.graphs import GraphSpec, TensorSpec
-from ovavss.runtime.custom_op import session_options
+from ovavss.models.ov_avss.graphs import GraphSpec, TensorSpec
+from ovavss.msda.libraries import session_options
 
 Arrays = dict[str, Tensor]
 

@@ -17,10 +17,10 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from ovavss.errors import UserError
-from ovavss.model.audio_encoder import SAMPLE_RATE
-from ovavss.model.open_vocabulary import Ranking
-from ovavss.model.presets import PRESETS
-from ovavss.runtime.pipeline import Clip, Options, Segmentation
+from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
+from ovavss.models.ov_avss.open_vocabulary import Ranking
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.pipeline.pipeline import Clip, Options, Segmentation
 from ovavss.serving.masks import unpack
 from ovavss.serving.repository import ENSEMBLE
 from ovavss.serving.request import MaskFormat, names_to_bytes, write_parameters

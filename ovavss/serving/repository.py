@@ -13,13 +13,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ovavss.errors import UserError
-from ovavss.model.audio_encoder import SAMPLE_RATE
-from ovavss.model.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, GRAPHS, USSLM_GRAPH
-from ovavss.model.graphs import GraphSpec, graph_specs
-from ovavss.model.presets import PRESETS
-from ovavss.model.prompts import TEMPLATES
+from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
+from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, GRAPHS, USSLM_GRAPH
+from ovavss.models.ov_avss.graphs import GraphSpec, graph_specs
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.prompts import TEMPLATES
+from ovavss.pipeline.pipeline import Options
 from ovavss.runtime.engines import Format, Manifest, Precision, artifact_file, checked_artifact, read_manifest
-from ovavss.runtime.pipeline import Options
 from ovavss.serving.targets import Target
 
 ENSEMBLE = "ov_avss"

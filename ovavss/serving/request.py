@@ -10,9 +10,9 @@ import numpy as np
 import soxr
 
 from ovavss.errors import UserError
-from ovavss.model.audio_encoder import SAMPLE_RATE
-from ovavss.model.presets import Crop, Proposals
-from ovavss.runtime.pipeline import Options, check_names
+from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
+from ovavss.models.ov_avss.presets import Crop, Proposals
+from ovavss.pipeline.pipeline import Options, check_names
 
 SMALLEST_SIDE, LARGEST_SIDE, LARGEST_AREA = 16, 4096, 4096 * 2304  # pixels of a frame
 SAMPLE_RATES = (8_000, 192_000)

@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS
+from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.serving.graph_step import dlpack, error_response, give_way, settings
 
 

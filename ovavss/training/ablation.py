@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovavss.evaluation.evaluate import Evaluation, evaluate_world
-from ovavss.model.graphs import Models
-from ovavss.model.presets import AudioPrompt, Crop, Fusion, Preset, Proposals
+from ovavss.models.ov_avss.graphs import Models
+from ovavss.models.ov_avss.presets import AudioPrompt, Crop, Fusion, Preset, Proposals
+from ovavss.pipeline.pipeline import Options, Pipeline
 from ovavss.runtime.engines import torch_runners
-from ovavss.runtime.pipeline import Options, Pipeline
 from ovavss.training.tiny import TinyRecipe, TinyTraining
 
 
@@ -82,7 +82,7 @@ def _train(preset: Preset, recipe: TinyRecipe, work: Path) -> Pipeline:
 
 
 def _score(pipeline: Pipeline, seed: int, clips: int) -> Evaluation:
-    from ovavss.data.sounding_shapes import CATEGORIES
+    from ovavss.datasets.sounding_shapes.scenes import CATEGORIES
 
     vocabulary = pipeline.embed_names(CATEGORIES)
     return evaluate_world(lambda frames, sound: pipeline(frames, sound, vocabulary).label_map.numpy(), seed, clips)

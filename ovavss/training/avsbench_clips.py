@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovavss.data.avsbench_ov import AvsbenchTraining
-from ovavss.model.audio_encoder import AudioEncoder, LogMel
-from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD, padded_size, resize_and_pad, resized_size
-from ovavss.model.presets import Preset, SwinConfig
+from ovavss.datasets.avsbench_ov import AvsbenchTraining
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder, LogMel
+from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD, padded_size, resize_and_pad, resized_size
+from ovavss.models.ov_avss.presets import Preset, SwinConfig
 from ovavss.training.clips import Batch
 from ovavss.training.matcher import ClipTarget
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ovavss.model.resnet import FrozenBatchNorm2d
+from ovavss.models.ov_avss.resnet import FrozenBatchNorm2d
 
 
 def thaw_batch_norm(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.training.matcher import ClipTarget
 from ovavss.training.sound_bank import SoundBank
 from ovavss.training.world import RenderedWorld

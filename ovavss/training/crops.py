@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import Clip, render, render_frames, sample_scene
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.graphs import UsslmGraph
-from ovavss.model.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
+from ovavss.datasets.sounding_shapes.scenes import Clip, render, render_frames, sample_scene
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.graphs import UsslmGraph
+from ovavss.models.ov_avss.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
 
 Crops = tuple[np.ndarray, np.ndarray]
 """Crops uint8 [n, 3, size, size] and their categories int64 [n]."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ovavss.model.resnet import FrozenBatchNorm2d
+from ovavss.models.ov_avss.resnet import FrozenBatchNorm2d
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 

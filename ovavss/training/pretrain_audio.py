@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS, WorldConfig, render_audio, sample_scene
-from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS
-from ovavss.model.audio_encoder import AudioEncoder, LogMel
+from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
+from ovavss.datasets.sounding_shapes.scenes import BASE, COLOURS, FORMS, WorldConfig, render_audio, sample_scene
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder, LogMel
 from ovavss.training.schedule import Ema, Report, warm_cosine
 
 CELLS = 8

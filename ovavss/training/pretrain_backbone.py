@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import BASE, COLOURS, FORMS, RGB
-from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
-from ovavss.model.presets import Preset
-from ovavss.model.resnet import ResNet
+from ovavss.datasets.sounding_shapes.scenes import BASE, COLOURS, FORMS, RGB
+from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.resnet import ResNet
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm
 from ovavss.training.schedule import Report, warm_cosine
 from ovavss.training.world import RenderedWorld

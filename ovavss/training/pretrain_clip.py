@@ -11,11 +11,11 @@ from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import CATEGORIES
-from ovavss.model.clip import ClipImageEncoder, ClipTextEncoder, tokenizer
-from ovavss.model.open_vocabulary import LOGIT_SCALE
-from ovavss.model.presets import ClipConfig
-from ovavss.model.prompts import TEMPLATES, prompts
+from ovavss.datasets.sounding_shapes.scenes import CATEGORIES
+from ovavss.models.ov_avss.clip import ClipImageEncoder, ClipTextEncoder, tokenizer
+from ovavss.models.ov_avss.open_vocabulary import LOGIT_SCALE
+from ovavss.models.ov_avss.presets import ClipConfig
+from ovavss.models.ov_avss.prompts import TEMPLATES, prompts
 from ovavss.training.crops import normalised
 from ovavss.training.schedule import Ema, Report, warm_cosine
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.data.sounding_shapes import COLOURS, FORMS
-from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
-from ovavss.model.usslm import USSLM
+from ovavss.datasets.sounding_shapes.scenes import COLOURS, FORMS
+from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues
 from ovavss.training.schedule import Report, warm_cosine
 from ovavss.training.sound_bank import SoundBank

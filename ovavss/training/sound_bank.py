@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovavss.data.sounding_shapes import BASE, CATEGORIES, FORMS, SAMPLE_RATE
-from ovavss.data.sounding_shapes_audio import Sound, synthesize
-from ovavss.model.audio_encoder import AudioEncoder
+from ovavss.datasets.sounding_shapes.audio import Sound, synthesize
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, FORMS, SAMPLE_RATE
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 
 _CHUNK = 50
 

@@ -7,9 +7,9 @@ import torch
 
 from ovavss.checkpoints.formats import read_checkpoint
 from ovavss.checkpoints.loader import load_into
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import Preset
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.usslm import USSLM
 
 
 def starting_models(

@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from ovavss.checkpoints.loader import save_checkpoint
-from ovavss.data.sounding_shapes import BASE, CATEGORIES
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.clip import build_clip
-from ovavss.model.graphs import UsslmGraph
-from ovavss.model.open_vocabulary import LOGIT_SCALE
-from ovavss.model.presets import Preset
-from ovavss.model.resnet import ResNet
-from ovavss.model.usslm import USSLM
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.clip import build_clip
+from ovavss.models.ov_avss.graphs import UsslmGraph
+from ovavss.models.ov_avss.open_vocabulary import LOGIT_SCALE
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.resnet import ResNet
+from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
 from ovavss.training.clips import WorldClips
 from ovavss.training.crops import many_crops

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import AudioEncoderConfig
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.presets import AudioEncoderConfig
 from ovavss.training.world import training_waveforms
 
 _CHUNK = 64

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ovavss.errors import UserError
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.clips import Batch, Clips, clip_numbers
 from ovavss.training.criterion import SetCriterion
 from ovavss.training.matcher import MaskLoss, Rand

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovavss.data.sounding_shapes import BASE, WorldConfig, render_audio, render_frames, sample_scene
+from ovavss.datasets.sounding_shapes.scenes import BASE, WorldConfig, render_audio, render_frames, sample_scene
 from ovavss.errors import UserError
 
 SIZE = 96

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import (
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.presets import (
     PRESETS,
     AudioEncoderConfig,
     FusionConfig,
@@ -17,7 +17,7 @@ from ovavss.model.presets import (
     ResNetConfig,
     SwinConfig,
 )
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.usslm import USSLM
 
 SMALL = replace(
     PRESETS["r50"],

@@ -8,9 +8,9 @@ from golden_set import manifest
 
 from ovavss.checkpoints import key_map
 from ovavss.checkpoints.key_map import is_ignored, to_ours, to_upstream
-from ovavss.model.audio_encoder import VGGish
-from ovavss.model.presets import PRESETS
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.audio_encoder import VGGish
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.usslm import USSLM
 
 MANIFESTS = [("r50", "r50"), ("swinb", "swin_b")]
 

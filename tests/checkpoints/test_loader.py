@@ -22,10 +22,10 @@ from ovavss.checkpoints.loader import (
     save_checkpoint,
     to_upstream_state,
 )
-from ovavss.model.presets import (
+from ovavss.models.ov_avss.presets import (
     PRESETS,
 )
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.usslm import USSLM
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -27,11 +27,11 @@ from ovavss.checkpoints.loader import (
     to_upstream_state,
 )
 from ovavss.errors import UserError
-from ovavss.model.presets import (
+from ovavss.models.ov_avss.presets import (
     PRESETS,
     MaskDecoderConfig,
 )
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.usslm import USSLM
 
 
 def refused(action: Callable[[], object], *parts: str) -> str:

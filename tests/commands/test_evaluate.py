@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ovavss.cli import app
-from ovavss.data.sounding_shapes import CATEGORIES, sample_scene
-from ovavss.data.sounding_shapes_disk import write_avsbench
+from ovavss.datasets.sounding_shapes.disk import write_avsbench
+from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, sample_scene
 from ovavss.evaluation.evaluate import WORLD as TABLE
 from ovavss.evaluation.evaluate import Prediction, evaluate, evaluate_world, world_clips
 

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from ovavss.cli import app
 from ovavss.commands.demo import SCENE, WORLD_SEED
 from ovavss.commands.segment import parse_classes
-from ovavss.data.sounding_shapes import sample_scene
-from ovavss.data.sounding_shapes_disk import write_mp4
+from ovavss.datasets.sounding_shapes.disk import write_mp4
+from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.errors import UserError
-from ovavss.model.presets import PRESETS
+from ovavss.models.ov_avss.presets import PRESETS
 
 
 def run(*arguments: str) -> str:

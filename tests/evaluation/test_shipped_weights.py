@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from ovavss.data.sounding_shapes import CATEGORIES, NOVEL, Kind
+from ovavss.checkpoints.shipped import shipped_weights
+from ovavss.checkpoints.weights import WeightsSource, load_models
+from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, NOVEL, Kind
 from ovavss.evaluation.evaluate import Evaluation, RunClip, Sound, evaluate_world
-from ovavss.model.presets import PRESETS, Proposals
+from ovavss.models.ov_avss.presets import PRESETS, Proposals
+from ovavss.pipeline.pipeline import Options, Pipeline
 from ovavss.runtime.engines import torch_runners
-from ovavss.runtime.pipeline import Options, Pipeline
-from ovavss.runtime.shipped import shipped_weights
-from ovavss.runtime.weights import WeightsSource, load_models
 
 pytestmark = pytest.mark.skipif(
     shipped_weights("tiny") is None, reason="no weights of tiny are shipped: train them with `ovavss train`"

@@ -15,21 +15,21 @@ import typer
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-import build
-import build_engines
-from onnx_export import export_graph, write_model
 from ovavss.checkpoints.loader import save_checkpoint
+from ovavss.checkpoints.weights import WeightsSource, build_models, load_models
+from ovavss.commands import export as build_engines
 from ovavss.errors import UserError
-from ovavss.model.graph_names import GRAPHS
-from ovavss.model.graphs import UsslmGraph, graph_modules, graph_specs
-from ovavss.model.presets import PRESETS
+from ovavss.export import build
+from ovavss.export.onnx_export import export_graph, write_model
+from ovavss.export.verify import VerificationError, compare, example_inputs
+from ovavss.models.ov_avss.graph_names import GRAPHS
+from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules, graph_specs
+from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.runtime.engines import Precision, open_engines, read_manifest, sha256
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
-from ovavss.runtime.weights import WeightsSource, build_models, load_models
-from verify import VerificationError, compare, example_inputs
 
 app = typer.Typer()
-app.command()(build_engines.build)
+app.command()(build_engines.export)
 
 
 def refused(*arguments: str) -> str:

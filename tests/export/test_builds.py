@@ -15,24 +15,24 @@ import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-import build_engines
+from ovavss.checkpoints.shipped import shipped_weights
+from ovavss.commands import export as build_engines
 from ovavss.errors import UserError
-from ovavss.model.graph_names import GRAPHS
-from ovavss.model.graphs import graph_specs
-from ovavss.model.presets import PRESETS
-from ovavss.onnx_op import Body, add_bodies
+from ovavss.export.build_spec import PlanOptions
+from ovavss.export.tensorrt_build import build_plan
+from ovavss.models.ov_avss.graph_names import GRAPHS
+from ovavss.models.ov_avss.graphs import graph_specs
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.msda.onnx_node import Body, add_bodies
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import QUANTIZED, Format, Precision, open_engines, read_manifest, sha256
-from ovavss.runtime.shipped import shipped_weights
-from request import PlanOptions
-from tensorrt_build import build_plan
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny"]
 AS_BUILT = ["--formats", "onnx,torchscript", "--precision", "fp32,fp16", "--layers"]
 FLOATS = [precision for precision in Precision if precision not in QUANTIZED]
 app = typer.Typer()
-app.command()(build_engines.build)
+app.command()(build_engines.export)
 
 
 def run(*arguments: str, code: int = 0) -> str:
@@ -228,12 +228,12 @@ class TestTensorRTRTX:
 @pytest.fixture(scope="session")
 def localisers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Body, Precision], Path]:
     """The tiny localiser in ONNX: one export, each body in each precision."""
-    from onnx_export import export_graph, write_model
-    from ovavss.model.graphs import graph_modules
-    from ovavss.model.pixel_decoder import LEVELS
-    from ovavss.runtime.weights import build_models
-    from precision import to_half
-    from verify import example_inputs
+    from ovavss.checkpoints.weights import build_models
+    from ovavss.export.onnx_export import export_graph, write_model
+    from ovavss.export.precision import to_half
+    from ovavss.export.verify import example_inputs
+    from ovavss.models.ov_avss.graphs import graph_modules
+    from ovavss.models.ov_avss.pixel_decoder import LEVELS
 
     folder, models = tmp_path_factory.mktemp("localisers"), build_models(PRESETS["tiny"])
     spec, module = graph_specs(models.preset)["usslm"], graph_modules(models)["usslm"]

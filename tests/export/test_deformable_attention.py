@@ -9,9 +9,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from ovavss.model.ms_deform_attn import ms_deform_attn, ms_deform_attn_fused
-from ovavss.model.presets import PRESETS
-from ovavss.onnx_op import DOMAIN, FUSED, PLAIN, Body, add_bodies
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.msda.ms_deform_attn import ms_deform_attn, ms_deform_attn_fused
+from ovavss.msda.onnx_node import DOMAIN, FUSED, PLAIN, Body, add_bodies
 
 SHAPES = ((7, 5), (4, 3), (1, 1))
 TYPES = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("float16"): TensorProto.FLOAT16}

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from ovavss.errors import UserError
+from ovavss.export.precision import to_half
 from ovavss.runtime.engines import Precision
-from precision import to_half
 
 KEPT = ("Softmax", "LayerNormalization", "InstanceNormalization", "Resize", "Sigmoid", "Log", "ReduceSum")
 

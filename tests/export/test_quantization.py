@@ -16,31 +16,31 @@ import typer
 from onnx import TensorProto
 from typer.testing import CliRunner
 
-import build_engines
-import quantization
-from calibration import CROPS, LEAST, calibrating, calibration_crops, held_out
-from ovavss.data.sounding_shapes import CATEGORIES, render, sample_scene
-from ovavss.data.sounding_shapes_disk import write_mp4
+from ovavss.checkpoints.weights import WeightsSource, load_models
+from ovavss.commands import export as build_engines
+from ovavss.datasets.sounding_shapes.disk import write_mp4
+from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, render, sample_scene
 from ovavss.errors import UserError
-from ovavss.model.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
-from ovavss.model.graphs import graph_specs
-from ovavss.model.presets import PRESETS
+from ovavss.export import quantization
+from ovavss.export.build_spec import PlanOptions
+from ovavss.export.calibration import CROPS, LEAST, calibrating, calibration_crops, held_out
+from ovavss.export.tensorrt_build import build_plan
+from ovavss.export.verify import COSINE_MEAN
+from ovavss.models.ov_avss.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
+from ovavss.models.ov_avss.graphs import graph_specs
+from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import QUANTIZED, Precision, open_engines, read_manifest, sha256, torch_runners
-from ovavss.runtime.pipeline import Pipeline
 from ovavss.runtime.runner import Runner
-from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.serving.repository import write_repository
 from ovavss.serving.targets import Target
-from request import PlanOptions
-from tensorrt_build import build_plan
-from verify import COSINE_MEAN
 
 ROOT = Path(__file__).parents[2]
 TINY = PRESETS["tiny"]
 STORED = {Precision.INT8: TensorProto.INT8, Precision.FP8: TensorProto.FLOAT8E4M3FN}
 app = typer.Typer()
-app.command()(build_engines.build)
+app.command()(build_engines.export)
 
 
 def build(out: Path, *arguments: str, code: int = 0, preset: str = "tiny") -> str:

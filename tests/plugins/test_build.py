@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from building import ROOT, run
 
-from ovavss.runtime import custom_op
+from ovavss.msda import libraries as custom_op
 
 
 def test_summary_names_every_part(build_folder: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import reference
 from page_model import page, page_model
 
-from ovavss.onnx_op import DOMAIN, FUSED, Body
-from ovavss.rewrite.model import rewrite
+from ovavss.msda.onnx_node import DOMAIN, FUSED, Body
+from ovavss.msda.rewrite.model import rewrite
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from building import PLUGIN, compiler, run
 from cases import SMALL, Case, adversarial_cases, large, random_case
 from core import Core, sizes_of
 
-from ovavss.model import ms_deform_attn as model
+from ovavss.msda import ms_deform_attn as model
 
 TOLERANCE = 1e-5
 ADVERSARIAL = adversarial_cases()

@@ -12,7 +12,7 @@ from cases import SMALL, adversarial_cases, random_case
 from one_node import ERRORS, INPUTS, TOLERANCE, TYPES, feeds, in_type, model
 from onnx import helper
 
-from ovavss.runtime import custom_op
+from ovavss.msda import libraries as custom_op
 
 ADVERSARIAL = adversarial_cases()
 

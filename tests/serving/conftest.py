@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from live_server import Live
 
+from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import open_engines
-from ovavss.runtime.pipeline import Pipeline
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ovavss.cli import app
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import world_clips
-from ovavss.runtime.pipeline import Pipeline
+from ovavss.pipeline.pipeline import Pipeline
 from ovavss.serving.client import RemotePipeline, parse_url
 
 SEED, NAMES = 1000, ["red square", "green star", "blue disc"]

@@ -13,14 +13,14 @@ import tritonclient.grpc as triton
 from live_server import Live
 from typer.testing import CliRunner
 
+from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.cli import app
-from ovavss.data.sounding_shapes import render, sample_scene
+from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
+from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
-from ovavss.model.presets import PRESETS, Crop, Proposals
+from ovavss.models.ov_avss.presets import PRESETS, Crop, Proposals
+from ovavss.pipeline.pipeline import Options, Pipeline, Segmentation
 from ovavss.runtime.engines import torch_runners
-from ovavss.runtime.pipeline import Options, Pipeline, Segmentation
-from ovavss.runtime.vocabulary import default_vocabulary
-from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.serving.client import RemotePipeline
 from ovavss.serving.request import MaskFormat, names_from_bytes
 

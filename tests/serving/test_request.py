@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ovavss.errors import UserError
-from ovavss.model.presets import Crop, Proposals
-from ovavss.runtime.pipeline import Options
+from ovavss.models.ov_avss.presets import Crop, Proposals
+from ovavss.pipeline.pipeline import Options
 from ovavss.serving.masks import pack, unpack
 from ovavss.serving.request import (
     MaskFormat,

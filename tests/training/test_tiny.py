@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from ovavss.data.sounding_shapes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
-from ovavss.data.sounding_shapes_audio import REGISTER_BINS, REGISTER_STARTS, synthesize
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.frame_preparation import PIXEL_MEAN, PIXEL_STD
-from ovavss.model.graph_names import CLIP_IMAGE_ENCODER, USSLM_GRAPH
-from ovavss.model.graphs import UsslmGraph, graph_modules
-from ovavss.model.presets import PRESETS, AudioPrompt, Crop, Fusion
-from ovavss.model.usslm import USSLM
+from ovavss.checkpoints.shipped import shipped_weights
+from ovavss.checkpoints.weights import WeightsSource, load_models
+from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS, synthesize
+from ovavss.datasets.sounding_shapes.scenes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
+from ovavss.models.ov_avss.graph_names import CLIP_IMAGE_ENCODER, USSLM_GRAPH
+from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules
+from ovavss.models.ov_avss.presets import PRESETS, AudioPrompt, Crop, Fusion
+from ovavss.models.ov_avss.usslm import USSLM
+from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import torch_runners
-from ovavss.runtime.pipeline import Pipeline
-from ovavss.runtime.shipped import shipped_weights
-from ovavss.runtime.weights import WeightsSource, load_models
 from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.batch_norm import thaw_batch_norm
 from ovavss.training.crops import localiser_crops, marked_categories, normalised, rough_crops, rough_logits

@@ -11,14 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ovavss.data.avsbench_ov import AvsbenchTraining
-from ovavss.data.sounding_shapes import sample_scene
-from ovavss.data.sounding_shapes_disk import write_avsbench
+from ovavss.datasets.avsbench_ov import AvsbenchTraining
+from ovavss.datasets.sounding_shapes.disk import write_avsbench
+from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.errors import UserError
-from ovavss.model.audio_encoder import AudioEncoder
-from ovavss.model.presets import PRESETS, MaskDecoderConfig, PixelDecoderConfig, Preset, ResNetConfig
-from ovavss.model.resnet import FrozenBatchNorm2d
-from ovavss.model.usslm import USSLM
+from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.models.ov_avss.presets import PRESETS, MaskDecoderConfig, PixelDecoderConfig, Preset, ResNetConfig
+from ovavss.models.ov_avss.resnet import FrozenBatchNorm2d
+from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.avsbench_clips import AvsbenchClips, short_sides
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
 from ovavss.training.clips import WorldClips, clip_numbers

@@ -6,8 +6,8 @@ import torch
 import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
-from ovavss.model.mask_crop import crop_regions
-from ovavss.runtime.pipeline import choose_regions
+from ovavss.models.ov_avss.mask_crop import crop_regions
+from ovavss.pipeline.pipeline import choose_regions
 from ovavss.serving.request import read_parameters
 from ovavss.serving.step import Step
 

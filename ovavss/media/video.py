@@ -1,0 +1,286 @@
+"""Video and audio in: windows of T one-second snippets from any container, codec, channel layout and sample rate.
+
+Second 0 is the first video frame. A snippet is one second: one frame and the sound of that second. A video has as many
+snippets as whole seconds of picture, and one more if at least half a second remains (a shorter one has one). Sound that
+ends early is followed by silence, sound beyond the picture is cut. Pixels are taken as square, fields are not
+deinterlaced, and a picture that changes its size is scaled to its first one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ovavss.errors import UserError
+from ovavss.media.sound import SAMPLE_RATE, Sound
+
+# Timestamps of many containers are rounded to milliseconds.
+_TICK = 2e-3
+_TOLERATED_LOSS = 1.0
+_CLOCK_RESTART = 1.0
+
+OnMissingAudio = Literal["error", "silence"]
+
+
+class Instant(StrEnum):
+    """Which frame of a second stands for it: the one shown at its start, its middle or its end.
+
+    The middle is the default: it lies inside the audio patch of the same number (0.96 s each) for all of a clip.
+    """
+
+    START = "start"
+    MIDDLE = "middle"
+    END = "end"
+
+    @property
+    def offset(self) -> float:
+        """Seconds from the start of the second."""
+        return {"start": 0.0, "middle": 0.5, "end": 1.0 - 2 * _TICK}[self.value]
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file promises: size as displayed (pixels), duration (s), and how many snippets that makes."""
+
+    path: Path
+    width: int
+    height: int
+    duration: float
+    frame_rate: float
+    sample_rate: int | None
+    channels: int | None
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """T snippets: frames uint8 [T, H, W, 3] RGB as displayed, waveform float32 [T * 16000] mono at 16 kHz, full scale
+    1.0, the time of each frame in seconds float64 [T]. Beyond the first `snippets` the last frame is repeated and the
+    sound is silence. `start` is in seconds."""
+
+    index: int
+    start: float
+    frames: np.ndarray
+    waveform: np.ndarray
+    snippets: int
+    timestamps: np.ndarray
+
+
+def probe(path: Path, on_missing_audio: OnMissingAudio = "error") -> MediaInfo:
+    """Read the header and the first frame. UserError where the file is missing, not a video, or has no sound."""
+    with _open(path) as container:
+        video = _video_stream(container, path)
+        audio = _audio_stream(container, path, on_missing_audio)
+        duration = _promised(video, container) or 0.0
+        rate = float(video.average_rate or video.guessed_rate or 25)
+        sample_rate, channels = (audio.rate, audio.channels) if audio else (None, None)
+        try:
+            frame = next(_decoded(container, video, path))[2]
+            height, width, _ = _Picture(frame).rgb(frame).shape
+        except StopIteration:
+            raise UserError(f"no frame of {path} can be decoded; convert it or give another video") from None
+    return MediaInfo(path, width, height, duration, rate, sample_rate, channels, _snippets_in(duration))
+
+
+def read_windows(
+    path: Path, snippets: int = 5, instant: Instant = Instant.MIDDLE, on_missing_audio: OnMissingAudio = "error"
+) -> Iterator[Window]:
+    """The windows of a video, one at a time: memory does not grow with its length.
+
+    Raises UserError as `probe` does, and on reaching it where a second or more is missing or cannot be decoded.
+    """
+    with _open(path) as container, _open(path) as sound_container:
+        video = _video_stream(container, path)
+        audio = _audio_stream(sound_container, path, on_missing_audio)
+        frames = _chosen_frames(container, video, path, instant)
+        first = next(frames)
+        zero = first[2]
+        sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero)
+        pending: list[tuple[float, np.ndarray, float]] = [first]
+        index = 0
+        while pending:
+            pending += [frame for _, frame in zip(range(snippets - len(pending)), frames)]
+            count = len(pending)
+            waveform = np.zeros(snippets * SAMPLE_RATE, np.float32)
+            waveform[: count * SAMPLE_RATE] = sound.read(count * SAMPLE_RATE)
+            repeated = pending + [pending[-1]] * (snippets - count)
+            times = np.array([time for time, _, _ in repeated])
+            yield Window(index, float(index * snippets), np.stack([f for _, f, _ in repeated]), waveform, count, times)
+            index += 1
+            pending = [frame for _, frame in zip(range(1), frames)]
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.exists():
+        raise UserError(f"there is no file {path}; check the name")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a video file")
+    try:
+        container = av.open(f"file:{path}")  # the name itself may hold a colon
+    except FFmpegError as error:
+        raise UserError(
+            f"{path} is not a video that can be read ({_reason(error)}); give a video with sound"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if container.format.name == "tty":  # FFmpeg would play a text file as a terminal's screen
+        container.close()
+        raise UserError(f"{path} is not a video that can be read (it is text); give a video with sound")
+    return container
+
+
+def _reason(error: FFmpegError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise UserError(f"{path} has no picture; give a video file with sound")
+    _check_codec(streams[0], path)
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def _audio_stream(container: InputContainer, path: Path, on_missing: OnMissingAudio) -> AudioStream | None:
+    if container.streams.audio:
+        _check_codec(container.streams.audio[0], path)
+        return container.streams.audio[0]
+    if on_missing == "error":
+        raise UserError(f"{path} has no sound track; pass --silent to segment it with silence")
+    return None
+
+
+def _check_codec(stream: Any, path: Path) -> None:
+    if stream.codec_context is None:
+        raise UserError(f"the codec of the {stream.type} of {path} is not known here; convert the file")
+
+
+def _promised(video: VideoStream, container: InputContainer) -> float | None:
+    """Seconds that the header promises."""
+    if video.duration and video.time_base:
+        return float(video.duration * video.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _snippets_in(duration: float) -> int:
+    return max(1, int(duration + 0.5 + _TICK))
+
+
+def _decoded(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple[float, float, Any]]:
+    """Frames with the seconds at which they begin and end. UserError where a second or more cannot be decoded."""
+    step = 1 / float(stream.average_rate or stream.guessed_rate or 25) if stream.type == "video" else 0.0
+    shift, end, failed = 0.0, None, None
+    packets = container.demux(stream)
+    while True:
+        packet = None
+        try:
+            packet = next(packets, None)
+            if packet is None:  # also after a read error: what is missing then is judged by the header
+                break
+            frames = packet.decode()
+        except FFmpegError:
+            if packet is None:
+                continue
+            if packet.pts is not None:
+                failed = float((packet.pts + (packet.duration or 0)) * packet.time_base) + shift
+                end = float(packet.pts * packet.time_base) + shift if end is None else end
+            continue
+        for frame in frames:
+            time = frame.time + shift if frame.time is not None else end or 0.0
+            if end is not None and time < end - _CLOCK_RESTART:  # joined recordings: go on where the first one ended
+                shift, time = shift + end - time, end
+            _check_damage(stream, path, end, failed)
+            end, failed = time + (float(frame.duration * frame.time_base) if frame.duration else step), None
+            yield time, end, frame
+    _check_damage(stream, path, end, failed)
+
+
+def _check_damage(stream: Any, path: Path, end: float | None, failed: float | None) -> None:
+    if end is not None and failed is not None and failed - end >= _TOLERATED_LOSS:
+        raise UserError(
+            f"the {stream.type} of {path} cannot be decoded from {max(end, 0.0):.1f} s to {failed:.1f} s; "
+            "copy the file again"
+        )
+
+
+def _chosen_frames(
+    container: InputContainer, stream: VideoStream, path: Path, instant: Instant
+) -> Iterator[tuple[float, np.ndarray, float]]:
+    """For each snippet: seconds since the first frame, pixels, and the first frame's own time stamp.
+
+    The frame of an instant is the last one shown at or before it.
+    """
+    zero = shown_at = until = 0.0
+    picture: _Picture | None = None
+    last: VideoFrame | None = None
+    chosen: tuple[float, VideoFrame] | None = None
+    snippet = 0
+    for stamp, end, frame in _decoded(container, stream, path):
+        if picture is None or last is None:
+            zero, picture, last = stamp, _Picture(frame), frame
+        time = stamp - zero
+        while True:
+            if chosen is None and time > snippet + instant.offset + _TICK:
+                chosen = shown_at, last
+            # Whether the snippet exists is known half a second into it.
+            if chosen is None or time <= snippet + 0.5 + _TICK:
+                break
+            yield chosen[0], picture.rgb(chosen[1]), zero
+            chosen, snippet = None, snippet + 1
+        last, shown_at, until = frame, time, end
+    if picture is None or last is None:
+        raise UserError(f"no frame of {path} can be decoded; convert it or give another video")
+    _check_complete(container, stream, path, until)
+    for number in range(snippet, max(_snippets_in(until - zero), snippet if snippet else 1)):
+        shown = chosen if chosen is not None and number == snippet else (shown_at, last)
+        yield shown[0], picture.rgb(shown[1]), zero
+
+
+def _check_complete(container: InputContainer, stream: VideoStream, path: Path, end: float) -> None:
+    """Compare the end of the picture with the header's, both on the file's own clock, which need not start at 0."""
+    promised = _promised(stream, container)
+    if promised is None:
+        return
+    if stream.duration and stream.start_time and stream.time_base:
+        promised += float(stream.start_time * stream.time_base)
+    if promised - end < _TOLERATED_LOSS:
+        return
+    if "mp4" not in container.format.name:  # elsewhere the promise may be that of the sound
+        with _open(path) as again:
+            for packet in again.demux():
+                if packet.pts is not None and packet.time_base:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    if promised - end >= _TOLERATED_LOSS:
+        raise UserError(
+            f"{path} is truncated: {end:.1f} s of the promised {promised:.1f} s can be decoded; copy the file again"
+        )
+
+
+class _Picture:
+    """Turns frames into pixels uint8 [H, W, 3] at the first frame's size, turned and mirrored as the file asks."""
+
+    def __init__(self, first: VideoFrame) -> None:
+        self._size = first.width, first.height
+        # Read once: PyAV keeps every frame whose side data was read. Not `rotation`, which is wrong where mirrored.
+        side_data: Any = first.side_data  # iterates over keys or values, as the version of PyAV has it
+        matrix = side_data.get(SideDataType.DISPLAYMATRIX)
+        a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+        self._turned = abs(b) > abs(a)
+        across, down = (c, b) if self._turned else (a, d)
+        self._flip = slice(None, None, -1 if down < 0 else 1), slice(None, None, -1 if across < 0 else 1)
+
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+        return np.ascontiguousarray((pixels.swapaxes(0, 1) if self._turned else pixels)[self._flip])

@@ -1,0 +1,332 @@
+"""A clip's way through the graphs: audio encoder, USSLM, mask crop, CLIP image encoder, open-vocabulary classification.
+
+The pipeline does not know which runtime it drives: it gets one runner for each graph.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovavss.errors import UserError
+from ovavss.models.ov_avss import open_vocabulary
+from ovavss.models.ov_avss.clip import tokenizer
+from ovavss.models.ov_avss.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH
+from ovavss.models.ov_avss.mask_crop import (
+    Regions,
+    SquareAnchor,
+    crop_regions,
+    find_regions,
+    most_confident,
+    shared_crops,
+    small_views,
+)
+from ovavss.models.ov_avss.open_vocabulary import Ranking
+from ovavss.models.ov_avss.presets import Crop, Preset, Proposals
+from ovavss.models.ov_avss.prompts import text_embeddings
+from ovavss.pipeline.early_exit import VIEW_SIZE, Looking, look_at_all, look_until_sure
+from ovavss.runtime.runner import Runner
+
+FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
+STEPS = (AUDIO_ENCODER, USSLM_GRAPH, FIND_REGIONS, CROP_REGIONS, CLIP_IMAGE_ENCODER, CLASSIFY)
+"""The steps of a clip: three graphs and, in Python, boxes, crops, and classification with full-size masks."""
+
+Clip = tuple[np.ndarray, np.ndarray]
+"""frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000]."""
+
+LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
+
+
+@dataclass(frozen=True)
+class Options:
+    """How masks become names. The defaults are the published code's; the paper selects `proposals="sounding"` and
+    centres the squares.
+
+    The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
+    (None: by all). `sure`: by one frame after another until its name has this probability and the other frames look
+    like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks overlap this much in a
+    frame share one crop (None: none do). `named_only`: pairs at or below the score threshold get no mask; the label map
+    is the same. `select_first`: upsample only masks that can matter; the result is the same. `clip_batch`: crops that
+    go through CLIP at a time; `localiser_batch`: clips of one size, where several are given, that go through audio
+    encoder and localiser at a time.
+    """
+
+    proposals: Proposals = Proposals.ALL
+    sound_threshold: float = 0.5
+    score_threshold: float = open_vocabulary.SCORE_THRESHOLD
+    top_k: int = open_vocabulary.TOP_K
+    crop: Crop = Crop.SQUARE
+    square_anchor: SquareAnchor = "top_left"
+    clip_batch: int = 32
+    localiser_batch: int = 1
+    sound_map: bool = False
+    frames_per_query: int | None = None
+    sure: float | None = None
+    merge_iou: float | None = None
+    named_only: bool = False
+    select_first: bool = True
+
+
+@dataclass
+class Segmentation:
+    """What was found in one clip: the ranking (best first), masks bool [k, T, H, W] and the label map int32 [T, H, W]
+    (class + 1, 0 = background) at the original size, how many crops CLIP saw, and, if the options ask for it, the sound
+    map float32 [T, H, W]."""
+
+    ranking: Ranking
+    masks: Tensor
+    label_map: Tensor
+    crops: int
+    sound_map: Tensor | None = None
+
+
+def check_names(names: Sequence[str]) -> list[str]:
+    """Class names without surrounding blanks; UserError where the list is empty, or a name is empty or there twice."""
+    stripped = [name.strip() for name in names]
+    if not stripped:
+        raise UserError("the list of classes is empty; pass --classes 'man,piano,...'")
+    for index, name in enumerate(stripped):
+        if not name:
+            raise UserError(
+                f"class name {index + 1} of {len(stripped)} is empty; remove the extra comma or give it a name"
+            )
+        if name in stripped[:index]:
+            raise UserError(f"class name '{name}' is there twice; remove one")
+    if len(stripped) > LARGEST_VOCABULARY:
+        raise UserError(f"{len(stripped)} class names are too many; give at most {LARGEST_VOCABULARY}")
+    return stripped
+
+
+@dataclass
+class _Located:
+    """A clip behind the localiser. `regions` are what is classified, `crops` those of them that CLIP sees, `stands` the
+    crop of each region: int64 [n]."""
+
+    mask_logits: Tensor
+    sound_scores: Tensor
+    frames: Tensor
+    image_size: tuple[int, int]
+    original_size: tuple[int, int]
+    regions: Regions
+    crops: Regions
+    stands: Tensor
+
+
+@dataclass
+class _Looked:
+    """The query and embedding of each region that CLIP looked at, int64 [m] and [m, D], by how many crops."""
+
+    query: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    embeddings: Tensor = field(default_factory=lambda: torch.zeros(0))
+    crops: int = 0
+
+
+def choose_regions(mask_logits: Tensor, sound_scores: Tensor, options: Options) -> tuple[Regions, Regions, Tensor]:
+    """What of a clip is classified, which of it CLIP sees, and the crop of each region (int64 [n]).
+
+    mask_logits float32 [N, T, h, w], sound_scores float32 [N].
+    """
+    queries = None
+    if options.proposals is Proposals.SOUNDING:
+        queries = (sound_scores > options.sound_threshold).nonzero()[:, 0]
+    regions = find_regions(mask_logits, queries, options.select_first)
+    if options.frames_per_query is not None:
+        regions = most_confident(regions, options.frames_per_query)
+    if options.merge_iou is None:
+        return regions, regions, torch.arange(len(regions), device=regions.query.device)
+    kept, stands = shared_crops(mask_logits, regions, options.merge_iou).unique(return_inverse=True)
+    return regions, regions.select(kept), stands
+
+
+def classify(
+    embeddings: Tensor,
+    query: Tensor,
+    vocabulary: Tensor,
+    mask_logits: Tensor,
+    image_size: tuple[int, int],
+    original_size: tuple[int, int],
+    options: Options,
+) -> tuple[Ranking, Tensor, Tensor]:
+    """Ranking, masks and label map, as in `Segmentation`, from the embedding [n, D] and query [n] of each region."""
+    logits = open_vocabulary.similarity(embeddings, vocabulary)
+    ids, probabilities = open_vocabulary.class_probabilities(logits, query)
+    ranking = open_vocabulary.rank(ids, probabilities, options.top_k)
+    if options.named_only:
+        named = ranking.score > options.score_threshold
+        ranking = Ranking(ranking.query[named], ranking.label[named], ranking.score[named])
+    masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, image_size, original_size, options.select_first)
+    return ranking, masks, open_vocabulary.semantic_map(masks, ranking, options.score_threshold)
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(arrays[0][None] if len(arrays) == 1 else np.stack(arrays))
+
+
+class Pipeline:
+    """Runs clips of T snippets against a vocabulary. `step` is entered around each step of a clip with the step's name:
+    a place for clocks and traces."""
+
+    def __init__(
+        self,
+        preset: Preset,
+        runners: Mapping[str, Runner],
+        options: Options | None = None,
+        step: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.preset, self.runners, self.options, self.step = preset, runners, options or Options(), step
+
+    def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Tensor:
+        """Text embeddings of class names: unit vectors float32 [K, D]; `progress` hears how many names are done."""
+        tokenize = tokenizer(self.preset.clip)
+        run = self.runners[CLIP_TEXT_ENCODER]
+        return text_embeddings(names, tokenize, lambda tokens: run(tokens=tokens)["text_embeddings"], progress=progress)
+
+    def __call__(self, frames: np.ndarray, waveform: np.ndarray, vocabulary: Tensor) -> Segmentation:
+        """One clip: frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000] at 16 kHz, text embeddings [K, D]."""
+        return self.many([(frames, waveform)], vocabulary)[0]
+
+    def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
+        """Several clips, which go through the graphs in common batches. All their masks are in memory at a time."""
+        with torch.inference_mode():
+            return self._many(clips, vocabulary)
+
+    def _many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
+        located = [one for batch in self._batches(clips) for one in self._locate(batch, self._hear(batch))]
+        looked = self._look(located, vocabulary)
+        return [self._name(clip, some, vocabulary) for clip, some in zip(located, looked)]
+
+    def stream(
+        self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
+    ) -> Iterator[Segmentation]:
+        """Clips in order, `at_once` of them (or of their batches) in threads of their own, which share torch's threads;
+        their runners should take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by
+        default where there is a GPU: on a CPU two clips' threads are in each other's way.
+        """
+        if overlap is None:
+            overlap = torch.cuda.is_available()
+        if at_once == 1 and not overlap:
+            for batch in self._batches(clips):
+                yield from self.many(batch, vocabulary)
+            return
+        running: deque[Future[list[Segmentation]]] = deque()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // at_once))  # those that a new thread of ours starts with
+        try:
+            with ThreadPoolExecutor(1) as sound, ThreadPoolExecutor(at_once) as whole:
+                for batch in self._batches(clips):
+                    audio = sound.submit(torch.inference_mode()(self._hear), batch)
+                    running.append(whole.submit(self._finish, batch, audio, vocabulary))
+                    if len(running) > at_once:
+                        yield from running.popleft().result()
+                while running:
+                    yield from running.popleft().result()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _finish(self, clips: Sequence[Clip], audio: "Future[Tensor]", vocabulary: Tensor) -> list[Segmentation]:
+        with torch.inference_mode():  # each thread has its own
+            located = self._locate(clips, audio.result())
+            return [self._name(*one, vocabulary) for one in zip(located, self._look(located, vocabulary))]
+
+    def _batches(self, clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+        """Clips that can go through audio encoder and localiser together: neighbours of one size."""
+        batch: list[Clip] = []
+        for clip in clips:
+            alike = not batch or all(one.shape == other.shape for one, other in zip(clip, batch[0]))
+            if len(batch) == self.options.localiser_batch or not alike:
+                yield batch
+                batch = []
+            batch.append(clip)
+        if batch:
+            yield batch
+
+    def _hear(self, clips: Sequence[Clip]) -> Tensor:
+        with self.step(AUDIO_ENCODER):
+            return self.runners[AUDIO_ENCODER](waveform=_stacked([waveform for _, waveform in clips]))["audio"]
+
+    def _locate(self, clips: Sequence[Clip], audio: Tensor) -> list[_Located]:
+        with self.step(USSLM_GRAPH):
+            found = self.runners[USSLM_GRAPH](frames=_stacked([frames for frames, _ in clips]), audio=audio)
+        height, width = found["image_size"].tolist()
+        located = []
+        for (frames, _), mask_logits, scores, resized in zip(
+            clips, found["mask_logits"], found["sound_scores"], found["resized_frames"]
+        ):
+            with self.step(FIND_REGIONS):
+                chosen = choose_regions(mask_logits, scores, self.options)
+            original_size = (frames.shape[1], frames.shape[2])
+            located.append(_Located(mask_logits, scores, resized, (height, width), original_size, *chosen))
+        return located
+
+    def _look(self, clips: Sequence[_Located], vocabulary: Tensor) -> list[_Looked]:
+        """What CLIP makes of each clip's crops, a batch at a time over all clips."""
+        lookings = {number: self._looking(clip, vocabulary) for number, clip in enumerate(clips)}
+        found = [_Looked() for _ in clips]
+        answers: dict[int, Any] = dict.fromkeys(lookings)  # None starts a generator
+        while answers:
+            wanted: dict[int, list[int]] = {}
+            for number, answer in answers.items():
+                try:
+                    wanted[number] = lookings[number].send(answer)
+                    found[number].crops += len(wanted[number])
+                except StopIteration as end:
+                    found[number].query, found[number].embeddings = end.value
+            parts = self._embed([clips[number] for number in wanted], list(wanted.values()))
+            answers = dict(zip(wanted, parts))
+        return found
+
+    def _looking(self, clip: _Located, vocabulary: Tensor) -> Looking:
+        if self.options.sure is None:
+            return look_at_all(clip.regions, clip.stands)
+        with self.step(CROP_REGIONS):
+            views = small_views(clip.mask_logits, clip.frames, clip.crops, VIEW_SIZE, self.options.square_anchor)
+        return look_until_sure(
+            clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, views, vocabulary, self.options.sure
+        )
+
+    def _embed(self, clips: Sequence[_Located], crops: Sequence[list[int]]) -> list[Tensor]:
+        """CLIP embeddings [n, D] of some crops of each clip."""
+        batch, embeddings = self.options.clip_batch, []
+        ready: list[Tensor] = []
+        for clip, index in zip(clips, crops):
+            done = 0
+            while done < len(index):
+                room = batch - sum(len(part) for part in ready)
+                ready.append(self._cut(clip, index[done : done + room]))
+                done += room
+                if sum(len(part) for part in ready) == batch:
+                    embeddings.append(self._encode(ready))
+                    ready = []
+        if ready:
+            embeddings.append(self._encode(ready))
+        joined = torch.cat(embeddings) if embeddings else torch.zeros(0, self.preset.clip.embed_dim)
+        return list(joined.split([len(index) for index in crops]))
+
+    def _cut(self, clip: _Located, index: list[int]) -> Tensor:
+        options, some = self.options, clip.crops.select(torch.tensor(index, device=clip.crops.query.device))
+        with self.step(CROP_REGIONS):
+            return crop_regions(
+                clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
+                options.square_anchor,
+            )  # fmt: skip
+
+    def _encode(self, crops: Sequence[Tensor]) -> Tensor:
+        with self.step(CLIP_IMAGE_ENCODER):
+            return self.runners[CLIP_IMAGE_ENCODER](crops=torch.cat(list(crops)))["image_embeddings"]
+
+    def _name(self, clip: _Located, looked: _Looked, vocabulary: Tensor) -> Segmentation:
+        options, sizes = self.options, (clip.image_size, clip.original_size)
+        with self.step(CLASSIFY):
+            ranking, masks, label_map = classify(
+                looked.embeddings, looked.query, vocabulary, clip.mask_logits, *sizes, options
+            )
+            sounds = None
+            if options.sound_map:
+                sounds = open_vocabulary.sound_map(clip.mask_logits, clip.sound_scores, *sizes)
+        return Segmentation(ranking, masks, label_map, looked.crops, sounds)

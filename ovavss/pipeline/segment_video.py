@@ -1,0 +1,74 @@
+"""From a video file to a result folder, a window at a time."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ovavss.media.video import Instant, OnMissingAudio, Window, probe, read_windows
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.output.results import ClipResult, Detection, ResultWriter
+from ovavss.pipeline.pipeline import Clip, Segmentation
+
+
+class AnyPipeline(Protocol):
+    """The local pipeline, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
+
+    preset: Preset
+
+    def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Any: ...
+
+    def stream(self, clips: Iterable[Clip], vocabulary: Any) -> Iterator[Segmentation]: ...
+
+
+def segment_video(
+    video: Path,
+    out: Path,
+    pipeline: AnyPipeline,
+    names: Sequence[str],
+    instant: Instant,
+    on_missing_audio: OnMissingAudio,
+    settings: Mapping[str, object],
+) -> str:
+    """Write the result folder with progress; returns one sentence that sums it up. Memory does not grow with length."""
+    snippets = pipeline.preset.snippets
+    info = probe(video, on_missing_audio)
+    windows = seconds = crops = found = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    size = (info.height, info.width)
+    with Progress(*columns) as progress, ResultWriter(out, video, names, size, dict(settings)) as writer:
+        task = progress.add_task("reading names", total=len(names))
+        vocabulary = pipeline.embed_names(names, lambda done: progress.update(task, completed=done))
+        segmenting = progress.add_task("segmenting", total=-(-info.seconds // snippets))
+        waiting: deque[Window] = deque()
+
+        def clips() -> Iterator[Clip]:
+            for window in read_windows(video, snippets, instant, on_missing_audio):
+                waiting.append(window)
+                yield window.frames, window.waveform
+
+        for segmentation in pipeline.stream(clips(), vocabulary):
+            window = waiting.popleft()
+            writer.add(to_clip_result(segmentation, window, names), window.frames, window.waveform)
+            windows, seconds, crops = windows + 1, seconds + window.snippets, crops + segmentation.crops
+            found += len(segmentation.label_map.unique()) - bool((segmentation.label_map == 0).any())
+            progress.advance(segmenting)
+    return f"{seconds} seconds in {windows} windows: {crops} crops classified, {found} names in the label maps"
+
+
+def to_clip_result(segmentation: Segmentation, window: Window, names: Sequence[str]) -> ClipResult:
+    """What the pipeline found in a window, as the writer takes it."""
+    ranking = segmentation.ranking
+    columns = (
+        ranking.query.tolist(),
+        ranking.label.tolist(),
+        ranking.score.tolist(),
+        segmentation.masks.numpy(force=True),
+    )
+    detections = [Detection(query, label, names[label], score, mask) for query, label, score, mask in zip(*columns)]
+    dtype = np.uint8 if len(names) <= 255 else np.uint16
+    label_map = segmentation.label_map.numpy(force=True).astype(dtype)
+    return ClipResult(window.index, window.start, window.snippets, window.timestamps, detections, label_map)
