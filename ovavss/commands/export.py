@@ -12,7 +12,6 @@ from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
 from ovavss.errors import UserError
 from ovavss.export.build_spec import Body, PlanOptions, Request, request_fingerprint
-from ovavss.export.calibration import check_calibration
 from ovavss.models.ov_avss.graph_names import GRAPHS
 from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
@@ -139,6 +138,8 @@ def export(
         layers,
     )
     if request.quantized():
+        from ovavss.export.calibration import check_calibration
+
         check_calibration(chosen, request.calibration)
     elif calibration:
         raise UserError("--calibration is for --precision int8 or fp8; leave it out")
