@@ -30,7 +30,7 @@ from rich.table import Table
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from candidates import EAGER, Source, candidates  # noqa: E402
+from backends import EAGER, Source, backends  # noqa: E402
 from measuring import header  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
@@ -166,7 +166,7 @@ def check(source: Source, servers: int, busy: float, requests: int) -> dict[str,
     `replayed` is one line with the load's own arrivals and service times, which tells it from luck: a few hundred
     arrivals seldom have the p99 of all that could have come.
     """
-    found, threads = candidates(source), torch.get_num_threads()
+    found, threads = backends(source), torch.get_num_threads()
     name = "onnx+op" if not found["onnx+op"].missing else EAGER
     try:
         torch.set_num_threads(1)  # a server is a thread here

@@ -23,8 +23,8 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from candidates import EAGER, Candidate, Source, candidates, chosen, fastest  # noqa: E402
-from measuring import StepClock, header, medians, peak_memory, percentiles, power_law, ratio, take_turns  # noqa: E402
+from backends import EAGER, BackendConfig, Source, backends, chosen, fastest  # noqa: E402
+from measuring import StepClock, header, interleaved_benchmark, medians, peak_memory, percentiles, power_law, ratio  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
 from ovavss.datasets.sounding_shapes.scenes import render, sample_scene  # noqa: E402
@@ -117,15 +117,15 @@ def clip_options(random: bool) -> Options:
 
 
 def measure_graphs(
-    preset: Preset, present: Mapping[str, Candidate], rounds: int, tell: Callable[[], object]
+    preset: Preset, present: Mapping[str, BackendConfig], rounds: int, tell: Callable[[], object]
 ) -> list[dict[str, Any]]:
-    """A row for each graph and candidate."""
-    opened = {name: candidate.open() for name, candidate in present.items()}
+    """A row for each graph and backend."""
+    opened = {name: backend.open() for name, backend in present.items()}
     rows: list[dict[str, Any]] = []
     for graph in GRAPHS:
         inputs = graph_inputs(preset, graph)
         runs = {name: graph_run(runners[graph], inputs) for name, runners in opened.items()}
-        seconds = take_turns(runs, rounds, progress=tell)
+        seconds = interleaved_benchmark(runs, rounds, progress=tell)
         plain = medians(seconds[EAGER])
         rows += [
             {"graph": graph, "runner": name, "speed_up": ratio(plain, medians(turns)), **percentiles(turns)}
@@ -135,12 +135,12 @@ def measure_graphs(
 
 
 def measure_clips(
-    source: Source, present: Mapping[str, Candidate], options: Options, rounds: int, tell: Tell
+    source: Source, present: Mapping[str, BackendConfig], options: Options, rounds: int, tell: Tell
 ) -> list[dict[str, Any]]:
-    """A row for each candidate's whole clip, with the milliseconds of each step: the median over all calls."""
+    """A row for each backend's whole clip, with the milliseconds of each step: the median over all calls."""
     steps: dict[str, list[dict[str, float]]] = {name: [] for name in present}
     runs = {name: end_to_end(source, c.open(), options, steps[name].append) for name, c in present.items()}
-    seconds = take_turns(runs, rounds, progress=tell, least=SETTLED)
+    seconds = interleaved_benchmark(runs, rounds, progress=tell, least=SETTLED)
     rows = []
     for name, turns in seconds.items():
         called = steps[name][1:]  # without the warm-up
@@ -152,14 +152,14 @@ def measure_clips(
 
 
 def prepare_graph(source: Source, name: str, graph: str) -> Run:
-    """For `peak_memory`: one graph of one candidate."""
-    runners = candidates(source)[name].open([graph])
+    """For `peak_memory`: one graph of one backend."""
+    runners = backends(source)[name].open([graph])
     return graph_run(runners[graph], graph_inputs(source.preset(), graph))
 
 
 def prepare_clip(source: Source, name: str, options: Options) -> Run:
     """For `peak_memory`: the whole clip."""
-    return end_to_end(source, candidates(source)[name].open(), options)
+    return end_to_end(source, backends(source)[name].open(), options)
 
 
 def prepare_sweep(source: Source, name: str, sweep: str, value: int) -> Run:
@@ -182,7 +182,7 @@ def prepare_sweep(source: Source, name: str, sweep: str, value: int) -> Run:
         graph, inputs = CLIP_TEXT_ENCODER, graph_inputs(preset, CLIP_TEXT_ENCODER, count=value * SENTENCES)
     else:
         return _python_step(preset, sweep, value)
-    return graph_run(candidates(source)[name].open([graph])[graph], inputs)
+    return graph_run(backends(source)[name].open([graph])[graph], inputs)
 
 
 def _python_step(preset: Preset, sweep: str, value: int) -> Run:
@@ -213,7 +213,7 @@ def measure_sweep(
 ) -> dict[str, Any]:
     """Milliseconds and, in processes of their own, MiB above what is loaded at each size, with the fitted exponents."""
     runs = {str(value): prepare_sweep(source, name, sweep, value) for value in values}
-    seconds = take_turns(runs, rounds)
+    seconds = interleaved_benchmark(runs, rounds)
     points = []
     for value in values:
         point: dict[str, float] = {"size": value * value if "pixels" in sweep else value}
@@ -237,8 +237,8 @@ def run_latency(
 ) -> dict[str, Any]:
     """Measure all; what the JSON file holds."""
     models, preset = source.models(), source.preset()
-    every = chosen(candidates(source, models, compiled), runners)
-    present = {name: candidate for name, candidate in every.items() if not candidate.missing}
+    every = chosen(backends(source, models, compiled), runners)
+    present = {name: backend for name, backend in every.items() if not backend.missing}
     options, swept = clip_options(source.random()), fastest(present)
     values = {name: sizes[preset.name != "tiny"] for name, sizes in SWEEPS.items()} if sweeps else {}
     # A process for each figure: those of a large preset take half a minute each on a CPU.
@@ -261,7 +261,7 @@ def run_latency(
                     row["memory_mib"] = peak_memory(prepare_graph, source, swept, row["graph"])
                     tell()
         grown = [measure_sweep(source, swept, name, v, rounds, memory, tell) for name, v in values.items()]
-    missing = {name: candidate.missing for name, candidate in every.items() if candidate.missing}
+    missing = {name: backend.missing for name, backend in every.items() if backend.missing}
     about = {"preset": preset.name, "frames": frame_size(preset), "crops": CROPS, "sentences": SENTENCES}
     about |= {"random_weights": source.random(), "options": {"merge_iou": options.merge_iou}, "swept": swept}
     about |= {"names": len(source.names())}
@@ -298,7 +298,7 @@ def main(
     engines: Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")],
     weights: Annotated[list[Path] | None, typer.Option(help="The files that the engines were built from.")] = None,
     runners: Annotated[str | None, typer.Option(help="Only these, joined by commas.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each candidate.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each backend.")] = 9,
     sweeps: Annotated[bool, typer.Option(help="Growth with size.")] = True,
     memory: Annotated[bool, typer.Option(help="Peak memory, each figure in a process of its own.")] = True,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile too; it takes minutes.")] = False,

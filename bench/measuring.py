@@ -1,4 +1,4 @@
-"""What all measurements share: the machine in words, candidates that take turns, percentiles, fits, peak memory."""
+"""What all measurements share: the machine in words, backends that take turns, percentiles, fits, peak memory."""
 
 import ctypes
 import math
@@ -21,7 +21,7 @@ from ovavss.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("ovavss", "torch", "onnxruntime-gpu", "onnx", "numpy", "tensorrt", "tensorrt-rtx-cu13-bindings")
-PAUSE = 0.02  # seconds in which the last candidate's threads stop spinning
+PAUSE = 0.02  # seconds in which the last backend's threads stop spinning
 LEAST, CALLS = 0.1, 3  # seconds that a turn of short calls takes, and how many it has at least
 
 
@@ -90,23 +90,23 @@ def timed(run: Callable[[], _Result]) -> tuple[float, _Result]:
     return begin.elapsed_time(end) / 1e3, result
 
 
-def take_turns(
-    candidates: Mapping[str, Callable[[], object]],
+def interleaved_benchmark(
+    backends: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 1,
     progress: Callable[[], object] = lambda: None,
     least: float = LEAST,
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each call of each candidate, a list for each turn. They run round by round (A B C A B C ...), so that
+    """Seconds of each call of each backend, a list for each turn. They run round by round (A B C A B C ...), so that
     other load on the machine meets all of them alike; `warm_up` calls of each come first and are not counted. A turn is
     one call, or, of what takes under `least` seconds, calls for that long and at least CALLS, after one that is not
     counted: on a core that has just woken up it takes twice as long."""
-    for run in candidates.values():
+    for run in backends.values():
         for _ in range(warm_up):
             run()
-    found: dict[str, list[list[float]]] = {name: [] for name in candidates}
+    found: dict[str, list[list[float]]] = {name: [] for name in backends}
     for _ in range(rounds):
-        for name, run in candidates.items():
+        for name, run in backends.items():
             time.sleep(PAUSE)
             calls = [timed(run)[0]]
             if calls[0] < least:

@@ -4,7 +4,7 @@
 
 On the CPU: eager PyTorch, ONNX Runtime with the GridSample body and with our operator, and the kernel itself. On a GPU,
 where there is one: every type and form of the CUDA kernel against eager PyTorch. Errors are against float64.
-The candidates take turns round by round, so that other load on the machine meets all of them alike; compare ratios.
+The backends take turns round by round, so that other load on the machine meets all of them alike; compare ratios.
 """
 
 import json
@@ -35,7 +35,7 @@ from ovavss.msda.libraries import custom_op_library  # noqa: E402
 from ovavss.msda.ms_deform_attn import grid_reference_points, ms_deform_attn  # noqa: E402
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
-PAUSE = 0.03  # seconds in which the last candidate's threads stop spinning
+PAUSE = 0.03  # seconds in which the last backend's threads stop spinning
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Inputs:
 
 
 @dataclass
-class Candidate:
+class BackendConfig:
     name: str
     run: Callable[[], torch.Tensor]
     fused: bool = False
@@ -97,12 +97,12 @@ def grid_sample_model(inputs: Inputs) -> bytes:
     """The op as torch.onnx.export writes it."""
     shapes = inputs.shapes
 
-    class Body(torch.nn.Module):
+    class FallbackBody(torch.nn.Module):
         def forward(self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
             return ms_deform_attn(value, shapes, locations, weights)
 
     arguments = (inputs.value, inputs.locations, inputs.weights)
-    program = torch.onnx.export(Body().eval(), arguments, dynamo=True, opset_version=20, verbose=False)
+    program = torch.onnx.export(FallbackBody().eval(), arguments, dynamo=True, opset_version=20, verbose=False)
     assert program is not None
     return program.model_proto.SerializeToString()
 
@@ -124,7 +124,7 @@ def operator_model(names: list[str], tensors: list[torch.Tensor], op: str) -> by
 
 def session_candidate(
     name: str, model: bytes, tensors: list[torch.Tensor], like: torch.Tensor, threads: int, library: Path | None
-) -> Candidate:
+) -> BackendConfig:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -142,12 +142,12 @@ def session_candidate(
         session.run_with_iobinding(binding)
         return output
 
-    return Candidate(name, run)
+    return BackendConfig(name, run)
 
 
 def kernel_candidate(
     name: str, function: object, sizes: core.Sizes, tensors: list[torch.Tensor], output: torch.Tensor, last: int
-) -> Candidate:
+) -> BackendConfig:
     """`last` is the last argument: the number of threads, or the stream."""
     arguments = [core.ctypes.c_void_p(tensor.data_ptr()) for tensor in (*tensors, output)]
 
@@ -157,7 +157,7 @@ def kernel_candidate(
             raise UserError(f"{name}: {wrong}")
         return output
 
-    return Candidate(name, run)
+    return BackendConfig(name, run)
 
 
 def sizes_of(inputs: Inputs, value_type: str = "float32", weight_type: str = "float32") -> core.Sizes:
@@ -166,13 +166,13 @@ def sizes_of(inputs: Inputs, value_type: str = "float32", weight_type: str = "fl
     return core.Sizes(batch, tokens, heads, channels, len(inputs.shapes), tokens, POINTS, 1, 1, *types)
 
 
-def cpu_candidates(inputs: Inputs, threads: int, library: Path, operator: Path | None) -> list[Candidate]:
+def cpu_candidates(inputs: Inputs, threads: int, library: Path, operator: Path | None) -> list[BackendConfig]:
     plain = [inputs.value, inputs.level_shapes(), inputs.locations, inputs.weights]
     fused = [inputs.value, inputs.level_shapes(), inputs.references, inputs.offsets, inputs.logits]
     like = inputs.value.flatten(2)
     body = [inputs.value, inputs.locations, inputs.weights]
     found = [
-        Candidate("eager PyTorch", lambda: ms_deform_attn(inputs.value, inputs.shapes, *body[1:])),
+        BackendConfig("eager PyTorch", lambda: ms_deform_attn(inputs.value, inputs.shapes, *body[1:])),
         session_candidate("ONNX Runtime, GridSample", grid_sample_model(inputs), body, like, threads, None),
     ]
     if operator:
@@ -195,7 +195,7 @@ def cpu_candidates(inputs: Inputs, threads: int, library: Path, operator: Path |
     return found
 
 
-def cuda_candidates(inputs: Inputs, library: Path) -> list[tuple[Candidate, torch.Tensor]]:
+def cuda_candidates(inputs: Inputs, library: Path) -> list[tuple[BackendConfig, torch.Tensor]]:
     """With the float64 result of each: what is rounded to half before the kernel is not the kernel's error."""
     loaded, stream = core.ctypes.CDLL(str(library)), torch.cuda.current_stream().cuda_stream
     if not hasattr(loaded, "ovavss_msda_plain_cuda"):
@@ -214,7 +214,9 @@ def cuda_candidates(inputs: Inputs, library: Path) -> list[tuple[Candidate, torc
         exact = inputs.exact("plain", value, weights, offsets)
         if name == weight_name:
             on_gpu = [tensor.to("cuda", dtype) for tensor in (inputs.value, inputs.locations, inputs.weights)]
-            eager = Candidate(f"eager PyTorch, {name}", lambda t=on_gpu: ms_deform_attn(t[0], inputs.shapes, *t[1:]))
+            eager = BackendConfig(
+                f"eager PyTorch, {name}", lambda t=on_gpu: ms_deform_attn(t[0], inputs.shapes, *t[1:])
+            )
             found.append((eager, exact))
         output = torch.empty(inputs.value.flatten(2).shape, dtype=dtype, device="cuda")
         types = name if name == weight_name else f"{name}, weights {weight_name}"
@@ -226,60 +228,60 @@ def cuda_candidates(inputs: Inputs, library: Path) -> list[tuple[Candidate, torc
             moved = [tensor.cuda() for tensor in tensors]
             moved.insert(1, shapes)
             sizes = sizes_of(inputs, name, weight_name)
-            candidate = kernel_candidate(f"kernel, {form}, {types}", function, sizes, moved, output, stream)
+            backend = kernel_candidate(f"kernel, {form}, {types}", function, sizes, moved, output, stream)
             # The lambda keeps the moved tensors alive as long as their addresses are used.
-            candidate.run = lambda run=candidate.run, _keep=moved: run()
-            found.append((candidate, wanted))
+            backend.run = lambda run=backend.run, _keep=moved: run()
+            found.append((backend, wanted))
     return found
 
 
-def measure_cpu(candidates: list[Candidate], inputs: Inputs, rounds: int) -> None:
+def measure_cpu(backends: list[BackendConfig], inputs: Inputs, rounds: int) -> None:
     plain = inputs.exact("plain", inputs.value, inputs.weights, inputs.offsets)
     fused = inputs.exact("fused", inputs.value, inputs.logits, inputs.offsets)
     with torch.inference_mode():
-        for candidate in candidates:
-            candidate.error = (candidate.run().double() - (fused if candidate.fused else plain)).abs().max().item()
+        for backend in backends:
+            backend.error = (backend.run().double() - (fused if backend.fused else plain)).abs().max().item()
         for _ in range(rounds):
-            for candidate in candidates:
+            for backend in backends:
                 time.sleep(PAUSE)
                 start = time.perf_counter()
-                candidate.run()
-                candidate.seconds.append(time.perf_counter() - start)
+                backend.run()
+                backend.seconds.append(time.perf_counter() - start)
 
 
-def measure_cuda(candidates: list[tuple[Candidate, torch.Tensor]], rounds: int) -> None:
+def measure_cuda(backends: list[tuple[BackendConfig, torch.Tensor]], rounds: int) -> None:
     """By events on the stream, each time with a cold level-2 cache, as a layer of a network finds it."""
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     with torch.inference_mode():
-        for candidate, exact in candidates:
-            candidate.error = (candidate.run().cpu().double() - exact).abs().max().item()
+        for backend, exact in backends:
+            backend.error = (backend.run().cpu().double() - exact).abs().max().item()
         for _ in range(rounds):
-            for candidate, _ in candidates:
+            for backend, _ in backends:
                 flush.zero_()
                 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 start.record()
-                candidate.run()
+                backend.run()
                 end.record()
                 end.synchronize()
-                candidate.seconds.append(start.elapsed_time(end) / 1e3)
+                backend.seconds.append(start.elapsed_time(end) / 1e3)
 
 
-def table(title: str, candidates: list[Candidate], bases: dict[str, str]) -> Table:
-    """`bases`: heading -> name of the candidate that the others are compared with."""
+def table(title: str, backends: list[BackendConfig], bases: dict[str, str]) -> Table:
+    """`bases`: heading -> name of the backend that the others are compared with."""
     made = Table("", "median ms", "best ms", *bases, "max error", title=title)
     for column in made.columns[1:]:
         column.justify = "right"
-    of_name = {c.name: c for c in candidates}
-    for c in candidates:
+    of_name = {c.name: c for c in backends}
+    for c in backends:
         ratios = (f"{of_name[name].median / c.median:.1f}" for name in bases.values())
         made.add_row(c.name, f"{c.median * 1e3:.3g}", f"{min(c.seconds) * 1e3:.3g}", *ratios, f"{c.error:.1e}")
     return made
 
 
-def record(candidates: list[Candidate]) -> list[dict[str, object]]:
+def record(backends: list[BackendConfig]) -> list[dict[str, object]]:
     return [
         {"name": c.name, "median_ms": c.median * 1e3, "best_ms": min(c.seconds) * 1e3, "max_error": c.error}
-        for c in candidates
+        for c in backends
     ]
 
 
@@ -305,16 +307,16 @@ def main(
         inputs = Inputs.random(frames, height, width, spread)
         shape = f"{frames} x {height} x {width}, {HEADS} heads, {inputs.value.shape[1]} queries a frame"
         load = os.getloadavg()[0]
-        candidates = cpu_candidates(inputs, threads, library, operator)
-        measure_cpu(candidates, inputs, rounds)
+        backends = cpu_candidates(inputs, threads, library, operator)
+        measure_cpu(backends, inputs, rounds)
         bases = {"x eager": "eager PyTorch", "x GridSample": "ONNX Runtime, GridSample"}
-        console.print(table(f"CPU, {threads} threads: {shape}", candidates, bases))
+        console.print(table(f"CPU, {threads} threads: {shape}", backends, bases))
         console.print(f"Load of the machine before this run: {load:.1f}")
-        figures = {"shape": shape, "threads": threads, "load": load, "cpu": record(candidates)}
+        figures = {"shape": shape, "threads": threads, "load": load, "cpu": record(backends)}
         if torch.cuda.is_available():
             on_gpu = cuda_candidates(inputs, library)
             measure_cuda(on_gpu, rounds)
-            on_gpu_only = [candidate for candidate, _ in on_gpu]
+            on_gpu_only = [backend for backend, _ in on_gpu]
             figures |= {"gpu_name": torch.cuda.get_device_name(), "gpu": record(on_gpu_only)}
             bases = {f"x eager {name}": f"eager PyTorch, {name}" for name in ("float32", "float16", "bfloat16")}
             console.print(table(f"{torch.cuda.get_device_name()}: {shape}", on_gpu_only, bases))

@@ -25,7 +25,7 @@ from rich.table import Table
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
-from candidates import EAGER, Source, candidates, chosen  # noqa: E402
+from backends import EAGER, Source, backends, chosen  # noqa: E402
 from measuring import header  # noqa: E402
 
 from ovavss.commands.options import command  # noqa: E402
@@ -147,11 +147,11 @@ def run_parity(
         table, total, given = dataset.table, len(dataset), avsbench_clips(dataset)
         names = table.names
     names = names[:8] if source.random() else names  # as in Source.names
-    found = chosen(candidates(source, models, compiled), runners)
+    found = chosen(backends(source, models, compiled), runners)
     predictors: dict[str, Predictor] = {}
-    for name, candidate in found.items():
-        if not candidate.missing:
-            predictors[name] = local_predictor(Pipeline(models.preset, candidate.open(), options), names)
+    for name, backend in found.items():
+        if not backend.missing:
+            predictors[name] = local_predictor(Pipeline(models.preset, backend.open(), options), names)
     random = source.random() or (data is None and models.preset.name != "tiny")
     with ExitStack() as stack:
         if url is not None:

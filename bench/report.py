@@ -25,7 +25,7 @@ from rich.console import Console
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import plots  # noqa: E402
-from candidates import EAGER, Source, candidates, fastest  # noqa: E402
+from backends import EAGER, Source, backends, fastest  # noqa: E402
 from capacity import Service, check, plan, response, service_of  # noqa: E402
 from latency import run_latency  # noqa: E402
 from measuring import header  # noqa: E402
@@ -308,7 +308,7 @@ def _plain(value: Any) -> Cell:
 def add_overlays(page: Page, source: Source, clips: int) -> None:
     """The truth beside what the reference and the fast path find."""
     page.heading("Side by side")
-    preset, found = source.preset(), candidates(source)
+    preset, found = source.preset(), backends(source)
     names = source.names() if source.random() else WORLD.names
     fast = fastest(found)
     slow_options = Options(merge_iou=0.95) if source.random() else PLAIN

@@ -90,8 +90,8 @@ def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, 
     LoadGen calls a run INVALID that was too short for its statistics: give it more seconds.
     """
     figures: dict[str, Any] = {"header": header(), "clips": clips}
-    with systems(engines, out, clips) as (candidates, held_out):
-        for name, (segment, workers) in candidates.items():
+    with systems(engines, out, clips) as (backends, held_out):
+        for name, (segment, workers) in backends.items():
             rate = None
             for scenario in ("SingleStream", "MultiStream", "Offline", "Server"):
                 folder = out / "loadgen" / name / scenario
@@ -122,8 +122,8 @@ def measure_load(
     """What `load` writes: of each system the clips/s of Offline, and for each rate the clips/s that were completed and
     the latency's percentiles in milliseconds."""
     measured: dict[str, Any] = {}
-    with systems(engines, out, clips) as (candidates, held_out):
-        for name, (segment, workers) in candidates.items():
+    with systems(engines, out, clips) as (backends, held_out):
+        for name, (segment, workers) in backends.items():
             folder = out / "loadgen" / f"{name}_load"
             begin = time.perf_counter()
             with ThreadPoolExecutor(workers) as executor:

@@ -27,7 +27,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "plugins" / "msdeform_attn")]
 
-from candidates import EAGER, NO_GPU, NOT_BUILT, Candidate, Runners, Source, candidates, fastest  # noqa: E402
+from backends import EAGER, NO_GPU, NOT_BUILT, BackendConfig, Runners, Source, backends, fastest  # noqa: E402
 from core import Core  # noqa: E402
 from measuring import header, ratio, timed  # noqa: E402
 
@@ -42,10 +42,10 @@ from ovavss.msda import ms_deform_attn  # noqa: E402
 from ovavss.msda.libraries import custom_op_library  # noqa: E402
 from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
 
-PLAIN = Options(select_first=False)
+PLAIN = Options(skip_empty_masks=False)
 SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)
-FEW = replace(SOUNDING, sound_threshold=0.003, sure=0.9, merge_iou=0.9)
-ALL = replace(FEW, named_only=True, select_first=True)
+FEW = replace(SOUNDING, sound_threshold=0.003, confidence_threshold=0.9, merge_iou=0.9)
+ALL = replace(FEW, named_only=True, skip_empty_masks=True)
 SECONDS, TIMES = 1.0, 3  # a group that takes less is run again, but not more often
 Run = Callable[[Sequence[Clip]], list[Segmentation]]
 
@@ -97,25 +97,25 @@ def attention_kernel(form: str) -> Iterator[None]:
 class Rows:
     """Makes the rows; every runtime is loaded once."""
 
-    def __init__(self, preset: Preset, found: dict[str, Candidate], names: Sequence[str]) -> None:
+    def __init__(self, preset: Preset, found: dict[str, BackendConfig], names: Sequence[str]) -> None:
         self.preset, self.found = preset, found
         self.runners: dict[str, Runners] = {}
         self.vocabulary = self.pipeline(EAGER, PLAIN).embed_names(names)
 
-    def pipeline(self, candidate: str, options: Options) -> Pipeline:
-        if candidate not in self.runners:
-            self.runners[candidate] = self.found[candidate].open()
-            if candidate == EAGER:
-                self.runners[candidate][USSLM_GRAPH].module.last_only = False  # type: ignore[attr-defined]
-        return Pipeline(self.preset, self.runners[candidate], options)
+    def pipeline(self, backend: str, options: Options) -> Pipeline:
+        if backend not in self.runners:
+            self.runners[backend] = self.found[backend].open()
+            if backend == EAGER:
+                self.runners[backend][USSLM_GRAPH].module.last_only = False  # type: ignore[attr-defined]
+        return Pipeline(self.preset, self.runners[backend], options)
 
     def _last_only(self) -> Run:
         pipeline = Pipeline(self.preset, self.found[EAGER].open(), PLAIN)
         return lambda clips: [pipeline(*clip, self.vocabulary) for clip in clips]
 
-    def _each(self, candidate: str, options: Options) -> Callable[[], Run]:
+    def _each(self, backend: str, options: Options) -> Callable[[], Run]:
         def start() -> Run:
-            pipeline = self.pipeline(candidate, options)
+            pipeline = self.pipeline(backend, options)
             return lambda clips: [pipeline(*clip, self.vocabulary) for clip in clips]
 
         return start
@@ -131,7 +131,7 @@ class Rows:
 
     def _batches(self) -> Run:
         pipeline = self.pipeline(EAGER, PLAIN)
-        return lambda clips: pipeline.many(clips, self.vocabulary)
+        return lambda clips: pipeline.run_batch(clips, self.vocabulary)
 
     def _stream(self, pipeline: Pipeline, at_once: int) -> Run:
         return lambda clips: list(pipeline.stream(clips, self.vocabulary, at_once, overlap=True))
@@ -140,14 +140,14 @@ class Rows:
         """All rows; the plain one first, all together last. Nothing is loaded yet."""
         rows = [Row("plain", "eager PyTorch, published options", self._each(EAGER, PLAIN))]
         for name, what, options in (
-            ("select", "upsample only masks that can matter, a query once", replace(PLAIN, select_first=True)),
+            ("select", "upsample only masks that can matter, a query once", replace(PLAIN, skip_empty_masks=True)),
             ("named", "masks only for names above the threshold", replace(PLAIN, named_only=True)),
             ("sounding", "proposals = sounding", SOUNDING),
             ("faint", "proposals = sounding, with a score over 0.003", replace(SOUNDING, sound_threshold=0.003)),
             ("identical", "one crop for queries with the same pixels", replace(PLAIN, merge_iou=1.0)),
             ("merged", "one crop for queries with IoU over 0.8", replace(PLAIN, merge_iou=0.8)),
             ("one frame", "one crop a query: its most confident frame", replace(PLAIN, frames_per_query=1)),
-            ("sure", "frame after frame until a name has probability 0.9", replace(PLAIN, sure=0.9)),
+            ("sure", "frame after frame until a name has probability 0.9", replace(PLAIN, confidence_threshold=0.9)),
             ("few crops", "sounding over 0.003, until sure, one crop for IoU over 0.9", FEW),
         ):
             rows.append(Row(name, what, self._each(EAGER, options)))
@@ -159,16 +159,16 @@ class Rows:
             Row("plain op", "our attention kernel in PyTorch, plain form", lambda: self._kernel("plain"), kernel),
             Row("fused op", "our attention kernel in PyTorch, fused form", lambda: self._kernel("fused"), kernel),
         ]
-        for key, candidate in self.found.items():
-            if key != EAGER and candidate.missing != NOT_BUILT:
+        for key, backend in self.found.items():
+            if key != EAGER and backend.missing != NOT_BUILT:
                 what = "the exported graphs" + (" with our operator" if key.endswith("+op") else "")
-                rows.append(Row(key, what, self._each(key, PLAIN), candidate.missing))
+                rows.append(Row(key, what, self._each(key, PLAIN), backend.missing))
         rows.append(self._without_cuda_graphs())
         # On a CPU a clip leaves cores idle between the graphs; TensorRT's engines take one clip at a time.
         best, gpu = fastest(self.found), torch.cuda.is_available()
         at_once, batch = (1, 1) if gpu else ((os.cpu_count() or 1) + 1, 4)
-        together = replace(ALL, localiser_batch=batch)
-        what = "the same, sound meanwhile" if gpu else f"the same, {at_once} at once, localiser in batches of {batch}"
+        together = replace(ALL, localizer_batch=batch)
+        what = "the same, sound meanwhile" if gpu else f"the same, {at_once} at once, localizer in batches of {batch}"
         rows += [
             Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL), compiles=True),
             Row("together", what, lambda: self._stream(self._one_thread(best, together), at_once), compiles=True),
@@ -189,12 +189,12 @@ class Rows:
         why = "" if usable else NOT_BUILT if torch.cuda.is_available() else NO_GPU
         return Row("no cuda graphs", "TensorRT's work not recorded as CUDA graphs", start, why)
 
-    def _one_thread(self, candidate: str, options: Options) -> Pipeline:
+    def _one_thread(self, backend: str, options: Options) -> Pipeline:
         """Its own sessions, each of one thread, for clips that run at the same time."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return Pipeline(self.preset, self.found[candidate].open(), options)
+            return Pipeline(self.preset, self.found[backend].open(), options)
         finally:
             torch.set_num_threads(threads)
 
@@ -289,7 +289,7 @@ def run_rows(
 ) -> dict[str, Any]:
     """Measure and return all that the JSON file holds."""
     models, preset = source.models(), source.preset()
-    rows = Rows(preset, candidates(source, models), source.names()).make()
+    rows = Rows(preset, backends(source, models), source.names()).make()
     if names is not None:
         wanted = ["plain", *(name.strip() for name in names.split(","))]
         known = {row.name for row in rows}

@@ -1,4 +1,4 @@
-"""The `ovavss` command. Each command imports what it needs when it runs, so that `--help` is instant."""
+"""The `ovavss` command. Each command imports what it needs when it runs, so that `--help` is frame_position."""
 
 import typer
 

@@ -32,7 +32,7 @@ def write(
     sound_seconds: float | None = None,
     audio_codec: str | None = None,
 ) -> Path:
-    """A video of plain grey frames, one level a frame, and one sound a channel (None: no sound track)."""
+    """A video of plain gray frames, one level a frame, and one sound a channel (None: no sound track)."""
     height, width = size
     options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:

@@ -55,16 +55,16 @@ class Misshaped:
 class LoadReport:
     """What a load did with every name: ours, or the file's where we have none for it (unexpected, ignored).
 
-    missing, unexpected, misshaped: problems; fresh: not in a Mask2Former file by its nature, so that the module keeps
-    its values; dropped: of another shape in a Mask2Former file; ignored: constants; not_asked: of modules that the
-    caller did not give.
+    missing, unexpected, shape_mismatch: problems; fresh: not in a Mask2Former file by its nature, so that the module
+    keeps its values; dropped: of another shape in a Mask2Former file; ignored: constants; not_asked: of modules that
+    the caller did not give.
     """
 
     source: str
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    misshaped: list[Misshaped] = field(default_factory=list)
+    shape_mismatch: list[Misshaped] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     dropped: list[Misshaped] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
@@ -72,17 +72,17 @@ class LoadReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is missing, unexpected or misshaped."""
-        return not (self.missing or self.unexpected or self.misshaped)
+        """Whether nothing is missing, unexpected or shape_mismatch."""
+        return not (self.missing or self.unexpected or self.shape_mismatch)
 
     def summary(self) -> str:
         """Counts in one line, those of zero left out."""
-        kinds = ("loaded", "missing", "unexpected", "misshaped", "fresh", "dropped", "ignored", "not_asked")
+        kinds = ("loaded", "missing", "unexpected", "shape_mismatch", "fresh", "dropped", "ignored", "not_asked")
         counts = ((len(getattr(self, kind)), kind.replace("not_asked", "not asked for")) for kind in kinds)
         return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
     def table(self) -> Table:
-        """Every missing, unexpected, misshaped and dropped name, one a row, none left out."""
+        """Every missing, unexpected, shape_mismatch and dropped name, one a row, none left out."""
         table = Table(title=Text(f"{self.source}: {self.summary()}"))
         table.add_column("name", overflow="fold")
         for column in ("problem", "shape here", "shape in the file"):
@@ -91,7 +91,7 @@ class LoadReport:
         for problem, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             for name in names:
                 table.add_row(Text(name), problem, "", "")
-        for problem, entries in (("misshaped", self.misshaped), ("dropped", self.dropped)):
+        for problem, entries in (("shape_mismatch", self.shape_mismatch), ("dropped", self.dropped)):
             for entry in entries:
                 table.add_row(Text(entry.name), problem, Text(str(list(entry.expected))), Text(str(list(entry.found))))
         return table
@@ -120,12 +120,12 @@ def load_into(
 
     Args:
         modules: by the prefix of their names, e.g. {"usslm": ..., "audio_encoder": ..., "clip": ...}.
-        allow_partial: load what fits although something is missing, unexpected or misshaped.
+        allow_partial: load what fits although something is missing, unexpected or shape_mismatch.
         source: how messages call the file; the checkpoints' own paths if None.
         preset: the name of the preset that the modules were built from, for messages.
 
     Raises:
-        CheckpointMismatch: something is missing, unexpected or misshaped, and `allow_partial` is false.
+        CheckpointMismatch: something is missing, unexpected or shape_mismatch, and `allow_partial` is false.
         UserError: the weights are another preset's (whatever `allow_partial` says), or none is for these modules.
     """
     files = [checkpoints] if isinstance(checkpoints, Checkpoint) else list(checkpoints)
@@ -148,12 +148,12 @@ def load_into(
                 report.unexpected.append(name)
             elif tuple(tensor.shape) != shapes[name]:
                 entry = Misshaped(name, shapes[name], tuple(tensor.shape))
-                (report.dropped if file.kind is Kind.MASK2FORMER else report.misshaped).append(entry)
+                (report.dropped if file.kind is Kind.MASK2FORMER else report.shape_mismatch).append(entry)
             else:
                 fitting[name] = tensor
     report.loaded = list(fitting)
-    misshaped = {entry.name for entry in report.misshaped}
-    absent = [name for name in targets if name not in fitting and name not in misshaped]
+    shape_mismatch = {entry.name for entry in report.shape_mismatch}
+    absent = [name for name in targets if name not in fitting and name not in shape_mismatch]
     report.fresh = _fresh(absent, report.loaded) if any(file.kind is Kind.MASK2FORMER for file in files) else []
     fresh = set(report.fresh)
     report.missing = [name for name in absent if name not in fresh]
@@ -257,7 +257,7 @@ def _check_report(
     for file in files:
         if not (report.ok or allow_partial) and file.preset and here and file.preset != here:
             raise _wrong_preset(file, file.preset, here)
-    if not report.loaded and not report.misshaped:
+    if not report.loaded and not report.shape_mismatch:
         kinds = " and ".join(file.kind.value for file in files)
         raise UserError(f"{report.source} holds {kinds} weights, none for {', '.join(asked)}: give another checkpoint")
     if report.ok or allow_partial:
@@ -267,7 +267,7 @@ def _check_report(
         for problem, names in (
             ("missing", report.missing),
             ("unexpected", report.unexpected),
-            ("misshaped", report.misshaped),
+            ("shape_mismatch", report.shape_mismatch),
         )
         if names
     ]

@@ -78,7 +78,7 @@ def load_models(preset: Preset, source: WeightsSource) -> LoadedModels:
         if fresh:
             warnings.append(f"{len(fresh)} tensors are not in the given files and keep random values ({fresh[0]}, ...)")
     else:
-        warnings.append(f"only CLIP has weights: the localiser and the audio encoder are random (seed {source.seed})")
+        warnings.append(f"only CLIP has weights: the localizer and the audio encoder are random (seed {source.seed})")
     if source.clip is not None or not has_clip:
         clip_file = load_clip(models.clip, preset.clip, source.clip)
         files += [clip_file] if clip_file else []

@@ -12,7 +12,7 @@ from ovavss.commands.options import command
 def ablate(
     work: Annotated[Path, typer.Option(help="Work folder of `ovavss train`; finished stages there are used.")],
     json: Annotated[Path | None, typer.Option(help="Write all figures here.")] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Of each localiser: a short schedule.")] = 500,
+    iterations: Annotated[int, typer.Option(min=1, help="Of each localizer: a short schedule.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Held-out world.")] = 1000,
     clips: Annotated[int, typer.Option(min=1, help="How many clips of it.")] = 100,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import (
-    ClipOption,
+    ClipWeightsOption,
+    ConfidenceThresholdOption,
     FramesPerQueryOption,
     MergeOption,
     PartialOption,
     PresetName,
-    SureOption,
     WeightsOption,
     command,
 )
@@ -52,7 +52,7 @@ def evaluate(
     precision: Annotated[Precision, typer.Option(help="Which of the engines.")] = Precision.FP32,
     preset: Annotated[PresetName, typer.Option(help="With --runner torch.")] = PresetName.tiny,  # type: ignore[attr-defined]
     weights: WeightsOption = None,
-    clip: ClipOption = None,
+    clip: ClipWeightsOption = None,
     partial: PartialOption = False,
     data: Annotated[Path | None, typer.Option(help="AVSBench-OV folder. Default: Sounding Shapes.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Score saved label maps instead of a model.")] = None,
@@ -66,7 +66,7 @@ def evaluate(
     score_threshold: Annotated[float, typer.Option(min=0, max=1)] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
     frames_per_query: FramesPerQueryOption = None,
-    sure: SureOption = None,
+    confidence_threshold: ConfidenceThresholdOption = None,
     merge_iou: MergeOption = None,
     picture: Annotated[Path | None, typer.Option(help="Write the confusion matrix as a PNG.")] = None,
 ) -> None:
@@ -98,7 +98,7 @@ def evaluate(
     else:
         options = Options(
             proposals, sound_threshold, score_threshold, crop=crop, sound_map=True, frames_per_query=frames_per_query,
-            merge_iou=merge_iou, sure=sure,
+            merge_iou=merge_iou, confidence_threshold=confidence_threshold,
         )  # fmt: skip
         run = _model(  # type: ignore[assignment]
             preset, engines, runner, weights or [], clip, partial, precision, table, options
@@ -120,7 +120,7 @@ def evaluate(
         settings = {"seed": seed, "kind": kind, "sound": sound} if data is None else {"data": str(data)}
         settings |= {"proposals": proposals, "sound_threshold": str(sound_threshold), "crop": crop}
         settings |= {"frames_per_query": str(frames_per_query), "merge_iou": str(merge_iou),
-                     "sure": str(sure)}  # fmt: skip
+                     "confidence_threshold": str(confidence_threshold)}  # fmt: skip
         write_json(json, {"settings": settings, "classes": table.names, **result.figures()})
     if picture is not None:
         report.draw_confusions(result, table.names, picture)

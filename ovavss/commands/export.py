@@ -9,9 +9,17 @@ from typing import Annotated, TypeVar
 import typer
 
 from ovavss.checkpoints.shipped import shipped_weights
-from ovavss.commands.options import ClipOption, PartialOption, PresetName, SeedOption, WeightsOption, command, warn
+from ovavss.commands.options import (
+    ClipWeightsOption,
+    PartialOption,
+    PresetName,
+    SeedOption,
+    WeightsOption,
+    command,
+    warn,
+)
 from ovavss.errors import UserError
-from ovavss.export.build_spec import Body, PlanOptions, Request, request_fingerprint
+from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
 from ovavss.models.ov_avss.graph_names import GRAPHS
 from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
@@ -58,7 +66,7 @@ def check_folder(out: Path) -> None:
         ) from error
 
 
-def intact(out: Path, request: Request, key: str) -> bool:
+def is_up_to_date(out: Path, request: BuildSpec, key: str) -> bool:
     """Whether an earlier run of the same command finished here and nothing was changed since."""
     try:
         manifest = read_manifest(out)
@@ -86,7 +94,7 @@ def export(
         str, typer.Option(help="Of fp32,fp16,bf16: type of the products; int8,fp8: the CLIP image encoder's.")
     ] = "fp32",
     weights: WeightsOption = None,
-    clip: ClipOption = None,
+    clip: ClipWeightsOption = None,
     partial: PartialOption = False,
     seed: SeedOption = 0,
     size: Annotated[
@@ -94,8 +102,8 @@ def export(
     ] = None,
     verify_size: Annotated[str | None, typer.Option(help="Frame size of the comparison with PyTorch, HxW.")] = None,
     attention_body: Annotated[
-        Body, typer.Option(help="How deformable attention is spelled for runtimes without the plugin.")
-    ] = Body.GRID_SAMPLE,
+        FallbackBody, typer.Option(help="How deformable attention is spelled for runtimes without the plugin.")
+    ] = FallbackBody.GRID_SAMPLE,
     compute_capability: Annotated[
         str, typer.Option(help="GPUs that TensorRT-RTX builds for (fp8: 8.9 on); no GPU is needed here.")
     ] = "8.6,8.9,12.0",
@@ -127,7 +135,7 @@ def export(
         hardware_compatible,
     )  # fmt: skip
     plan.check()
-    request = Request(
+    request = BuildSpec(
         parse_choices("--formats", formats, Format),
         parse_choices("--precision", precision, Precision),
         parse_size("--size", size, multiple=32),
@@ -146,7 +154,7 @@ def export(
     given = [path for path in weights or [] if path.is_file()]  # a missing one is told of as it is loaded
     shipped = shipped_weights(chosen.name)
     key = request_fingerprint(chosen.name, given or ([shipped] if shipped else []), seed, clip, request)
-    if intact(out, request, key):
+    if is_up_to_date(out, request, key):
         print(f"{out} is up to date: nothing to build ({time.perf_counter() - start:.1f} s)")
         return
     check_folder(out)

@@ -30,5 +30,5 @@ def info(preset: Annotated[PresetName, typer.Argument(help="Which model.")]) -> 
         table.add_row(name, escape(inputs), escape(outputs), f"{counts.graphs[name]:,}")
     console = Console()
     console.print(table)
-    console.print(f"localisation (USSLM): {counts.localisation} parameters", highlight=False)
+    console.print(f"localization (USSLM): {counts.localization} parameters", highlight=False)
     console.print(f"all, with VGGish and CLIP: {counts.total} parameters", highlight=False)

@@ -19,7 +19,7 @@ WeightsOption = Annotated[
     list[Path] | None,
     typer.Option("--weights", help="Checkpoint: .pth, .pkl or .safetensors; may be given several times."),
 ]
-ClipOption = Annotated[
+ClipWeightsOption = Annotated[
     str | None,
     typer.Option("--clip", help="CLIP weights: a file, or 'hub'. Default: the checkpoint's own, else the hub."),
 ]
@@ -30,7 +30,7 @@ FramesPerQueryOption = Annotated[
     int | None,
     typer.Option(min=1, help="Name a query by its N most confident frames. Default: by all of them."),
 ]
-SureOption = Annotated[
+ConfidenceThresholdOption = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Look at a query's frames one after another, until its name has this probability."),
 ]

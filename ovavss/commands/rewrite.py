@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import command
-from ovavss.msda.onnx_node import PLAIN, Body
+from ovavss.msda.onnx_node import PLAIN, FallbackBody
 
 if TYPE_CHECKING:
     from ovavss.msda.rewrite.find import Occurrence
@@ -18,8 +18,8 @@ def rewrite(
     model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="Any ONNX model.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write.")],
     attention_body: Annotated[
-        Body, typer.Option(help="What runs where neither our plugin nor our custom op is.")
-    ] = Body.GRID_SAMPLE,
+        FallbackBody, typer.Option(help="What runs where neither our plugin nor our custom op is.")
+    ] = FallbackBody.GRID_SAMPLE,
 ) -> None:
     """Replace deformable attention spelled as GridSample (RT-DETR, Mask2Former, Grounding DINO) with our op."""
     from ovavss.msda.rewrite import files

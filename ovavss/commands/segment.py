@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import (
-    ClipOption,
+    ClipWeightsOption,
+    ConfidenceThresholdOption,
     FramesPerQueryOption,
     MergeOption,
     PartialOption,
     PresetName,
     SeedOption,
-    SureOption,
     WeightsOption,
     command,
     warn,
@@ -51,10 +51,10 @@ class SquareAnchorName(StrEnum):
     """Where a square crop lies on the mask's tight box."""
 
     TOP_LEFT = "top_left"
-    CENTRE = "centre"
+    CENTER = "center"
 
 
-class InstantName(StrEnum):
+class FramePositionName(StrEnum):
     """Which frame of a second stands for it."""
 
     START = "start"
@@ -93,7 +93,7 @@ def segment(
     precision: Annotated[Precision, typer.Option(help="Which of the engines.")] = Precision.FP32,
     preset: Annotated[PresetName, typer.Option(help="With --runner torch.")] = PresetName.tiny,  # type: ignore[attr-defined]
     weights: WeightsOption = None,
-    clip: ClipOption = None,
+    clip: ClipWeightsOption = None,
     partial: PartialOption = False,
     seed: SeedOption = 0,
     proposals: Annotated[
@@ -105,12 +105,14 @@ def segment(
     ] = 0.3,
     crop: Annotated[Crop, typer.Option(help="What of a masked frame CLIP sees.")] = Crop.SQUARE,
     frames_per_query: FramesPerQueryOption = None,
-    sure: SureOption = None,
+    confidence_threshold: ConfidenceThresholdOption = None,
     merge_iou: MergeOption = None,
-    square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centres it.")] = (
+    square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centers it.")] = (
         SquareAnchorName.TOP_LEFT
     ),
-    instant: Annotated[InstantName, typer.Option(help="Which frame of a second stands for it.")] = InstantName.MIDDLE,
+    frame_position: Annotated[
+        FramePositionName, typer.Option(help="Which frame of a second stands for it.")
+    ] = FramePositionName.MIDDLE,
     silent: Annotated[bool, typer.Option("--silent", help="Take silence where the video has no sound.")] = False,
     url: Annotated[str | None, typer.Option(help="A server, grpc://HOST:PORT, in place of --engines.")] = None,
     deadline: Annotated[
@@ -118,7 +120,7 @@ def segment(
     ] = 120,
 ) -> None:
     """Find, outline and name what sounds in a video."""
-    from ovavss.media.video import Instant, OnMissingAudio, probe
+    from ovavss.media.video import FramePosition, OnMissingAudio, probe
     from ovavss.output.results import check_output_folder
     from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline, segment_video
@@ -129,7 +131,7 @@ def segment(
         parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
     options = Options(
         proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value,
-        frames_per_query=frames_per_query, merge_iou=merge_iou, sure=sure,
+        frames_per_query=frames_per_query, merge_iou=merge_iou, confidence_threshold=confidence_threshold,
     )  # fmt: skip
     with ExitStack() as stack:
         if url is None:
@@ -155,12 +157,12 @@ def segment(
             "crop": crop.value,
             "square_anchor": square_anchor.value,
             "frames_per_query": frames_per_query,
-            "sure": sure,
+            "confidence_threshold": confidence_threshold,
             "merge_iou": merge_iou,
-            "instant": instant.value,
+            "frame_position": frame_position.value,
         }
         silence: OnMissingAudio = "silence" if silent else "error"
-        print(segment_video(video, out, pipeline, names, Instant(instant.value), silence, settings))
+        print(segment_video(video, out, pipeline, names, FramePosition(frame_position.value), silence, settings))
         print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
 
 

@@ -1,4 +1,4 @@
-"""`ovavss train`: the localiser on a folder in the AVSBench-OV layout, or all of `tiny` on the synthetic world."""
+"""`ovavss train`: the localizer on a folder in the AVSBench-OV layout, or all of `tiny` on the synthetic world."""
 
 import os
 from dataclasses import replace
@@ -111,11 +111,11 @@ def train(
         _train_data(out, chosen, data, recipe, tuple(weights or ()), partial, checkpoint_every or 2000)
 
 
-def _train_world(out: Path, preset: "Preset", localiser: "Recipe", checkpoint_every: int, names: ClipNames) -> None:
+def _train_world(out: Path, preset: "Preset", localizer: "Recipe", checkpoint_every: int, names: ClipNames) -> None:
     from ovavss.training.tiny import TinyRecipe, TinyTraining, write_weights
 
-    training = TinyTraining(preset, TinyRecipe(seed=localiser.seed, localiser=localiser), out)
-    usslm = training.localiser(checkpoint_every)
+    training = TinyTraining(preset, TinyRecipe(seed=localizer.seed, localizer=localizer), out)
+    usslm = training.localizer(checkpoint_every)
     path = out / (f"{preset.name}.safetensors" if names is ClipNames.ALL else f"{preset.name}_base_names.safetensors")
     write_weights(path, training.audio_encoder(), usslm, training.adapted_clip(usslm, names.value), preset)
     print(f"weights are in {path}")

@@ -103,7 +103,7 @@ def read_categories(root: Path, known: Sequence[CategoryTable] = (AVSBENCH_OV,))
 
 
 def rgb_to_ids(rgb: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Label ids uint8 [...] of colours uint8 [..., 3] by exact match in `palette` [K + 1, 3]; unknown colours are 0."""
+    """Label ids uint8 [...] of colors uint8 [..., 3] by exact match in `palette` [K + 1, 3]; unknown colors are 0."""
     weights = np.array([1 << 16, 1 << 8, 1], dtype=np.int64)
     codes, table = rgb.astype(np.int64) @ weights, palette.astype(np.int64) @ weights
     order = np.argsort(table)

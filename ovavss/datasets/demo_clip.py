@@ -1,6 +1,6 @@
 """A real clip with sound for the demonstration: fetched by package name, checked by hash, kept outside the repository.
 
-The clip (5.8 s, a man talking) is part of the package psychopy, whose licence is GPL-3.0: it is fetched only when the
+The clip (5.8 s, a man talking) is part of the package psychopy, whose license is GPL-3.0: it is fetched only when the
 demonstration asks for it.
 """
 
@@ -40,7 +40,7 @@ def fetch_demo_clip(cache: Path | None = None) -> Path:
             f"{target.parent} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
     print(
-        f"fetching the demonstration clip from the package {PACKAGE} (licence {LICENCE}; kept in {target.parent})",
+        f"fetching the demonstration clip from the package {PACKAGE} (license {LICENCE}; kept in {target.parent})",
         file=sys.stderr,
     )
     with unpacked as folder:

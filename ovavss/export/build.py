@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ovavss.checkpoints.weights import LoadedModels
 from ovavss.errors import UserError
-from ovavss.export.build_spec import PLANS, Request, fingerprint, package_versions, sources_fingerprint
+from ovavss.export.build_spec import PLANS, BuildSpec, fingerprint, package_versions, sources_fingerprint
 from ovavss.export.calibration import calibrating, calibration_crops, held_out
 from ovavss.export.layer_differences import Difference, layer_differences
 from ovavss.export.onnx_export import export_graph, write_model
@@ -72,13 +72,13 @@ class _Reference(TorchRunner):
 class Builder:
     """One run over an output folder."""
 
-    def __init__(self, loaded: LoadedModels, out: Path, request: Request, seed: int) -> None:
+    def __init__(self, loaded: LoadedModels, out: Path, request: BuildSpec, seed: int) -> None:
         self.loaded, self.out, self.request, self.sources = loaded, out, request, sources_fingerprint()
         self.preset: Preset = loaded.models.preset
         self.console = Console()
         self.refused: dict[tuple[Format, Precision], str] = {}
         self.models: dict[Precision, onnx.ModelProto] = {}
-        self.localisers: dict[str, Runner] = {}
+        self.localizers: dict[str, Runner] = {}
         self.crops: np.ndarray | None = None
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         self.manifest = Manifest(
@@ -106,7 +106,7 @@ class Builder:
         remove_leftovers(self.out)
         specs = graph_specs(self.preset, self.request.size)
         modules = graph_modules(self.loaded.models, self.request.size)
-        self.localisers = {name: TorchRunner(specs[name], modules[name]) for name in (AUDIO_ENCODER, USSLM_GRAPH)}
+        self.localizers = {name: TorchRunner(specs[name], modules[name]) for name in (AUDIO_ENCODER, USSLM_GRAPH)}
         table = Table(title=f"{self.preset.name} in {self.out}")
         for column in ("artifact", "size", "difference from PyTorch", "seconds"):
             table.add_column(column, justify="right" if column in ("size", "seconds") else "left")
@@ -207,7 +207,7 @@ class Builder:
         """What CLIP sees of the calibration's videos: found once, when first needed."""
         if self.crops is None:
             tell("looking for crops to calibrate on")
-            self.crops = calibration_crops(self.preset, self.request.calibration, self.localisers)
+            self.crops = calibration_crops(self.preset, self.request.calibration, self.localizers)
         return self.crops
 
     def _write_onnx(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ovavss.errors import UserError
-from ovavss.msda.onnx_node import Body
+from ovavss.msda.onnx_node import FallbackBody
 from ovavss.runtime.engines import QUANTIZED, Format, Precision, graph_precision, sha256
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "open_clip_torch", "nvidia-modelopt")
@@ -51,7 +51,7 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildSpec:
     """What to build. `size`: fixed network size; `verify_size`: frame size of the comparison with PyTorch;
     `calibration`: files of what INT8 and FP8 are calibrated on. `layers`: write how far each layer of an ONNX file is
     from PyTorch."""
@@ -60,7 +60,7 @@ class Request:
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     size: tuple[int, int] | None = None
     verify_size: tuple[int, int] | None = None
-    body: Body = Body.GRID_SAMPLE
+    body: FallbackBody = FallbackBody.GRID_SAMPLE
     plan: PlanOptions = field(default_factory=PlanOptions)
     calibration: tuple[Path, ...] = ()
     layers: bool = False
@@ -106,8 +106,8 @@ def sources_fingerprint() -> str:
     return fingerprint([(path.name, sha256(path)) for path in files])
 
 
-def request_fingerprint(preset: str, weights: Sequence[Path], seed: int, clip: str | None, request: Request) -> str:
-    """Of a whole command: equal fingerprints, and intact artifacts, mean that there is nothing to do."""
+def request_fingerprint(preset: str, weights: Sequence[Path], seed: int, clip: str | None, request: BuildSpec) -> str:
+    """Of a whole command: equal fingerprints, and is_up_to_date artifacts, mean that there is nothing to do."""
     files = [*weights, *([Path(clip)] if clip and Path(clip).is_file() else []), *request.calibration]
     hashes = [sha256(path) for path in files]
     return fingerprint(preset, hashes, seed, clip, request.__dict__, package_versions(), sources_fingerprint())

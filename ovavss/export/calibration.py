@@ -18,7 +18,7 @@ _HELD_OUT = 9
 CROPS, LEAST = 32 * _HELD_OUT, 4 * _HELD_OUT
 # Clips of a world that no training and no published figure uses.
 WORLD_SEED, WORLD_CLIPS = 8000, 48
-_LARGEST = 3.0  # black and white are -1.8 and 2.2 in CLIP's normalisation
+_LARGEST = 3.0  # black and white are -1.8 and 2.2 in CLIP's normalization
 
 Cut = Callable[[int], np.ndarray]
 """At most so many crops of one window, chosen at random: float32 [n, 3, S, S]."""
@@ -49,10 +49,10 @@ def held_out(crops: np.ndarray) -> np.ndarray:
 
 
 def calibration_crops(preset: Preset, files: Sequence[Path], runners: Mapping[str, "Runner"]) -> np.ndarray:
-    """Crops float32 [n, 3, S, S], CLIP-normalised, the same for the same files; n is 288, or a few less.
+    """Crops float32 [n, 3, S, S], CLIP-normalized, the same for the same files; n is 288, or a few less.
 
     As many from each file, and of a video evenly over its windows, from all regions of a window; a window that holds
-    too few leaves the rest to the next. `runners`: of the audio encoder and the localiser. Memory does not grow with
+    too few leaves the rest to the next. `runners`: of the audio encoder and the localizer. Memory does not grow with
     the videos. Raises UserError where a file cannot be read, holds no such crops, or there are fewer than 36.
     """
     rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def _of_file(path: Path, size: int, rng: np.random.Generator) -> Cut:
         chosen = np.array(crops[np.sort(rng.permutation(len(crops))[:wanted])])
         if not np.abs(chosen).max(initial=0) <= _LARGEST:  # NaN neither
             raise UserError(
-                f"{path} holds values that are no pixels as CLIP normalises them (NaN, or beyond -2 and 2.3)"
+                f"{path} holds values that are no pixels as CLIP normalizes them (NaN, or beyond -2 and 2.3)"
             )
         return chosen
 

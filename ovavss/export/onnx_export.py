@@ -19,15 +19,15 @@ from ovavss.files import write_bytes
 from ovavss.models.ov_avss.frame_preparation import MULTIPLE
 from ovavss.models.ov_avss.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
 from ovavss.models.ov_avss.pixel_decoder import LEVELS
-from ovavss.msda.onnx_node import Body, add_bodies
+from ovavss.msda.onnx_node import FallbackBody, add_bodies
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.
 MOST = {"clips": 64, "crops": 500, "sentences": 4096, "height": 8192, "width": 8192}
 
 
-class Localiser(nn.Module):
-    """The localiser behind its frame preparation: what has multiples of 32 for sizes."""
+class Localizer(nn.Module):
+    """The localizer behind its frame preparation: what has multiples of 32 for sizes."""
 
     def __init__(self, graph: UsslmGraph) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Localiser(nn.Module):
 
 
 def export_graph(
-    spec: GraphSpec, module: nn.Module, inputs: dict[str, Tensor], body: Body = Body.GRID_SAMPLE
+    spec: GraphSpec, module: nn.Module, inputs: dict[str, Tensor], body: FallbackBody = FallbackBody.GRID_SAMPLE
 ) -> onnx.ModelProto:
     """The graph in ONNX, float32, with the exporter's notes on each node (which `write_model` drops).
 
@@ -71,7 +71,7 @@ def _export_usslm(spec: GraphSpec, module: UsslmGraph, inputs: dict[str, Tensor]
     sides = {} if module.prepare.size else {axis: MULTIPLE * Dim(f"side{axis}", max=64) for axis in (3, 4)}
     with exported_as_node():
         core = _to_onnx(
-            Localiser(module),
+            Localizer(module),
             {"images": images, "audio": audio},
             ["mask_logits", "sound_scores"],
             {"images": clips | sides, "audio": clips},
@@ -116,7 +116,7 @@ def _to_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and its optimiser's doubts; errors still come as exceptions."""
+    """The exporter prints its progress and its optimizer's doubts; errors still come as exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -2,7 +2,7 @@
 Casts.
 
 Products (convolutions, matrix products, the attention's value) are computed in half, and what only moves or adds their
-results follows. Everything else stays float32: softmax, normalisations, reductions, signal processing, frame
+results follows. Everything else stays float32: softmax, normalizations, reductions, signal processing, frame
 preparation, sampling offsets, the mask product whose sign is the mask, and all inputs and outputs of the graph. What a
 quantizer made INT8 or FP8 is dequantized to half, so its products are half too.
 """

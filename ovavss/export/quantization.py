@@ -26,7 +26,7 @@ class QuantizerError(UserError):
 def quantize(model: onnx.ModelProto, crops: np.ndarray, precision: Precision) -> onnx.ModelProto:
     """A copy of the float32 CLIP image encoder with Q/DQ around the products with its weights, the rest as in FP16.
 
-    crops float32 [n, 3, S, S], CLIP-normalised: what it is calibrated on. Raises QuantizerError where ModelOpt can
+    crops float32 [n, 3, S, S], CLIP-normalized: what it is calibrated on. Raises QuantizerError where ModelOpt can
     neither be imported nor fetched, or fails.
     """
     command = quantizer()

@@ -6,21 +6,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovavss.export.onnx_export import Localiser
+from ovavss.export.onnx_export import Localizer
 from ovavss.files import written_whole
 from ovavss.models.ov_avss.graphs import GraphSpec, UsslmGraph
 
 
 class _Prepared(nn.Module):
-    """Frame preparation, then the traced localiser."""
+    """Frame preparation, then the traced localizer."""
 
-    def __init__(self, prepare: nn.Module, localiser: nn.Module) -> None:
+    def __init__(self, prepare: nn.Module, localizer: nn.Module) -> None:
         super().__init__()
-        self.prepare, self.localiser = prepare, localiser
+        self.prepare, self.localizer = prepare, localizer
 
     def forward(self, frames: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         images, resized, image_size = self.prepare(frames)
-        mask_logits, sound_scores = self.localiser(images, audio)
+        mask_logits, sound_scores = self.localizer(images, audio)
         return mask_logits, sound_scores, resized, image_size
 
 
@@ -31,8 +31,8 @@ def export_torchscript(spec: GraphSpec, module: nn.Module, inputs: dict[str, Ten
         warnings.simplefilter("ignore")
         if isinstance(module, UsslmGraph):
             images = module.prepare(inputs["frames"])[0]
-            localiser = _trace(Localiser(module), (images, inputs["audio"]))
-            scripted: torch.jit.ScriptModule = torch.jit.script(_Prepared(module.prepare, localiser).eval())
+            localizer = _trace(Localizer(module), (images, inputs["audio"]))
+            scripted: torch.jit.ScriptModule = torch.jit.script(_Prepared(module.prepare, localizer).eval())
         else:
             scripted = _trace(module, tuple(inputs[i.name] for i in spec.inputs))
         frozen = torch.jit.freeze(scripted)

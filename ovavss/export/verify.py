@@ -14,7 +14,7 @@ from ovavss.models.ov_avss.prompts import prompts
 from ovavss.runtime.engines import QUANTIZED, Precision
 from ovavss.runtime.runner import Runner
 
-# For the whole localiser (mean and 99 % of the mask logits' errors, sound scores, flipped signs): bounds of the golden
+# For the whole localizer (mean and 99 % of the mask logits' errors, sound scores, flipped signs): bounds of the golden
 # set's README, since one flipped attention decision makes a maximum meaningless. Half precision: about 5 and 40 times.
 MASK_MEAN, MASK_P99, SOUND_MAX, SIGN_FLIPS = 3e-3, 2e-2, 1e-2, 2e-4
 SLACK = {Precision.FP32: 1.0, Precision.FP16: 10.0, Precision.BF16: 80.0}
@@ -69,7 +69,7 @@ def compare(
     expected = {name: tensor.numpy(force=True) for name, tensor in reference(**inputs).items()}
     actual = {name: tensor.numpy(force=True) for name, tensor in runner(**inputs).items()}
     if spec.name == USSLM_GRAPH:
-        return _compare_localiser(expected, actual, SLACK[precision])
+        return _compare_localizer(expected, actual, SLACK[precision])
     if precision in QUANTIZED:
         return _compare_directions(spec, expected, actual)
     differences, tolerance = {}, spec.tolerance * RELATIVE[precision]
@@ -99,7 +99,7 @@ def _compare_directions(
     return differences
 
 
-def _compare_localiser(
+def _compare_localizer(
     expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], slack: float
 ) -> dict[str, float]:
     for name in ("resized_frames", "image_size"):

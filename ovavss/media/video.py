@@ -33,7 +33,7 @@ _CLOCK_RESTART = 1.0
 OnMissingAudio = Literal["error", "silence"]
 
 
-class Instant(StrEnum):
+class FramePosition(StrEnum):
     """Which frame of a second stands for it: the one shown at its start, its middle or its end.
 
     The middle is the default: it lies inside the audio patch of the same number (0.96 s each) for all of a clip.
@@ -94,7 +94,10 @@ def probe(path: Path, on_missing_audio: OnMissingAudio = "error") -> MediaInfo:
 
 
 def read_windows(
-    path: Path, snippets: int = 5, instant: Instant = Instant.MIDDLE, on_missing_audio: OnMissingAudio = "error"
+    path: Path,
+    snippets: int = 5,
+    frame_position: FramePosition = FramePosition.MIDDLE,
+    on_missing_audio: OnMissingAudio = "error",
 ) -> Iterator[Window]:
     """The windows of a video, one at a time: memory does not grow with its length.
 
@@ -103,7 +106,7 @@ def read_windows(
     with _open(path) as container, _open(path) as sound_container:
         video = _video_stream(container, path)
         audio = _audio_stream(sound_container, path, on_missing_audio)
-        frames = _chosen_frames(container, video, path, instant)
+        frames = _chosen_frames(container, video, path, frame_position)
         first = next(frames)
         zero = first[2]
         sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero)
@@ -216,11 +219,11 @@ def _check_damage(stream: Any, path: Path, end: float | None, failed: float | No
 
 
 def _chosen_frames(
-    container: InputContainer, stream: VideoStream, path: Path, instant: Instant
+    container: InputContainer, stream: VideoStream, path: Path, frame_position: FramePosition
 ) -> Iterator[tuple[float, np.ndarray, float]]:
     """For each snippet: seconds since the first frame, pixels, and the first frame's own time stamp.
 
-    The frame of an instant is the last one shown at or before it.
+    The frame of an frame_position is the last one shown at or before it.
     """
     zero = shown_at = until = 0.0
     picture: _Picture | None = None
@@ -232,7 +235,7 @@ def _chosen_frames(
             zero, picture, last = stamp, _Picture(frame), frame
         time = stamp - zero
         while True:
-            if chosen is None and time > snippet + instant.offset + _TICK:
+            if chosen is None and time > snippet + frame_position.offset + _TICK:
                 chosen = shown_at, last
             # Whether the snippet exists is known half a second into it.
             if chosen is None or time <= snippet + 0.5 + _TICK:

@@ -90,7 +90,7 @@ def _scalar(size: int, like: Tensor) -> Tensor:
 
 
 def grid_reference_points(level_shapes: LevelShapes, like: Tensor) -> Tensor:
-    """Centre of each token in its own level as (x, y) in [0, 1], the same for every sampled level: [1, S, 1, 2]."""
+    """Center of each token in its own level as (x, y) in [0, 1], the same for every sampled level: [1, S, 1, 2]."""
     points = []
     for height, width in level_shapes:
         y = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) / height

@@ -22,7 +22,7 @@ BODY_OPSET = 20
 LOWEST_OPSET = 16
 
 
-class Body(StrEnum):
+class FallbackBody(StrEnum):
     """How the deformable attention's local function samples: GridSample is compact, but some TensorRT versions are
     reported to get it wrong; gather arithmetic needs nothing but Gather, and more memory."""
 
@@ -30,7 +30,7 @@ class Body(StrEnum):
     GATHER = "gather"
 
 
-def add_bodies(model: "onnx.ModelProto", levels: int, body: Body, opset: int = BODY_OPSET) -> None:
+def add_bodies(model: "onnx.ModelProto", levels: int, body: FallbackBody, opset: int = BODY_OPSET) -> None:
     """Give the model the local functions of the forms that it uses; `levels` is L of all of them."""
     for name in (PLAIN, FUSED):
         if any(node.op_type == name and node.domain == DOMAIN for node in model.graph.node):
@@ -39,12 +39,12 @@ def add_bodies(model: "onnx.ModelProto", levels: int, body: Body, opset: int = B
         model.opset_import.add(domain=DOMAIN, version=VERSION)
 
 
-def function(name: str, levels: int, body: Body, opset: int = BODY_OPSET) -> "onnx.FunctionProto":
+def function(name: str, levels: int, body: FallbackBody, opset: int = BODY_OPSET) -> "onnx.FunctionProto":
     """The local function of a form, in operators of that opset: the model's own, for runtimes inline the function."""
     import onnx.parser
 
     head = _FUSED_HEAD if name == FUSED else _PLAIN_HEAD
-    text = head + (_grid_sample(levels) if body is Body.GRID_SAMPLE else _GATHER) + "}"
+    text = head + (_grid_sample(levels) if body is FallbackBody.GRID_SAMPLE else _GATHER) + "}"
     parsed = onnx.parser.parse_function(_in_opset(text, opset))
     parsed.doc_string = f"Multi-scale deformable attention, {body.value} arithmetic, {levels} levels."
     return parsed
@@ -167,7 +167,7 @@ def _grid_sample(levels: int) -> str:
 
 
 def _corner(x: str, y: str) -> str:
-    """One of the four neighbours: its values, zero outside, times its bilinear weight and the attention weight."""
+    """One of the four neighbors: its values, zero outside, times its bilinear weight and the attention weight."""
     name = f"{x}_{y}"
     return f"""
     at_least_{name} = And (x_ok_{x}, y_ok_{y})
@@ -187,7 +187,7 @@ def _corner(x: str, y: str) -> str:
 
 
 def _axis(axis: str) -> str:
-    """Both neighbours along x or y: index inside the map, whether it is one, and the share of the sample."""
+    """Both neighbors along x or y: index inside the map, whether it is one, and the share of the sample."""
     return f"""
     {axis}_low = Floor ({axis})
     {axis}_part_1 = Sub ({axis}, {axis}_low)
@@ -214,9 +214,9 @@ _GATHER = (
     nothing = Constant <value_float = 0.0> ()
     before_map = Constant <value_float = -2.0> ()
     pixels_raw = Mul (places, sizes)
-    pixels_centred = Sub (pixels_raw, half)
+    pixels_centered = Sub (pixels_raw, half)
     past_map = Add (sizes, unit)
-    pixels_high = Min (pixels_centred, past_map)
+    pixels_high = Min (pixels_centered, past_map)
     pixels = Max (pixels_high, before_map)
     x_index = Constant <value_int = 0> ()
     y_index = Constant <value_int = 1> ()

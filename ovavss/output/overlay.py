@@ -20,7 +20,7 @@ from scipy import ndimage
 SAMPLE_RATE, FILM_RATE = 16000, 5  # players stumble over one frame a second
 H264 = "libx264" in av.codecs_available
 PANEL, INK, QUIET = (20, 23, 28), (236, 239, 243), (139, 148, 158)
-# Bright, far apart, and none the colour of skin or wood; further classes go round the colour wheel.
+# Bright, far apart, and none the color of skin or wood; further classes go round the color wheel.
 _FIRST = bytes.fromhex("ff4d5e 36c5f0 ffd23f 4ade80 c084fc ff8c2e 2dd4bf f472b6 5b8dff b4e61e e879f9 14b866")
 
 
@@ -35,8 +35,8 @@ class Shown:
     second: float  # from the start of the video
 
 
-def class_colour(index: int) -> tuple[int, int, int]:
-    """The RGB colour of a class index, the same in every run; bright, and distinct for at least 1 000 classes."""
+def class_color(index: int) -> tuple[int, int, int]:
+    """The RGB color of a class index, the same in every run; bright, and distinct for at least 1 000 classes."""
     wheel = colorsys.hsv_to_rgb(index * 0.618 % 1, (0.85, 0.55, 0.7)[index % 3], 1 - 0.1 * (index // 3 % 3))
     red, green, blue = _FIRST[3 * index : 3 * index + 3] or (round(255 * part) for part in wheel)
     return red, green, blue
@@ -64,19 +64,19 @@ def resize(shown: Shown, size: tuple[int, int]) -> Shown:
 
 
 def draw_regions(shown: Shown, names: Sequence[str], font_px: int) -> np.ndarray:
-    """uint8 [H, W, 3]: the frame with each region filled, outlined and labelled; other pixels stay as they are."""
+    """uint8 [H, W, 3]: the frame with each region filled, outlined and labeled; other pixels stay as they are."""
     picture, labels = shown.frame.copy(), shown.label_map
     line, slices = max(1, round(min(labels.shape) / 240)), ndimage.find_objects(labels.astype(np.int32))
     for label in _present([shown]):
-        colour = np.asarray(class_colour(label), np.float32)
+        color = np.asarray(class_color(label), np.float32)
         rows, columns = slices[label]
         # One pixel more on each side, for the dark rim that sets the outline off from a bright background.
         window = (slice(max(0, rows.start - 1), rows.stop + 1), slice(max(0, columns.start - 1), columns.stop + 1))
         mask, view = labels[window] == label + 1, picture[window]
         inner = ndimage.binary_erosion(mask, iterations=line, border_value=1)
         rim = ndimage.binary_dilation(mask) & (labels[window] == 0)
-        view[inner] = (0.6 * view[inner] + 0.4 * colour).astype(np.uint8)
-        view[mask & ~inner] = colour.astype(np.uint8)
+        view[inner] = (0.6 * view[inner] + 0.4 * color).astype(np.uint8)
+        view[mask & ~inner] = color.astype(np.uint8)
         view[rim] //= 2
     image, taken = Image.fromarray(picture), 0 + (labels > 0)  # taken: how bad it is to cover a pixel
     for label in _present([shown]):
@@ -205,10 +205,10 @@ class ContactSheet:
 
 
 class _Tag:
-    """A name on its class's colour, at most `room` pixels wide."""
+    """A name on its class's color, at most `room` pixels wide."""
 
     def __init__(self, label: int, names: Sequence[str], font_px: int, room: int, tail: str = "") -> None:
-        self.colour, self.font, self.high, pad = class_colour(label), _font(font_px), round(1.4 * font_px), font_px // 3
+        self.color, self.font, self.high, pad = class_color(label), _font(font_px), round(1.4 * font_px), font_px // 3
         name = readable(names[label], label)
         self.text = name + tail
         while name and self.font.getlength(self.text) > min(room, 16 * font_px) - 2 * pad:
@@ -217,9 +217,9 @@ class _Tag:
         self.width = ceil(self.font.getlength(self.text)) + 2 * pad
 
     def draw(self, draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
-        red, green, blue = self.colour
+        red, green, blue = self.color
         ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
-        draw.rounded_rectangle((x, y, x + self.width - 1, y + self.high - 1), self.high // 5, self.colour)
+        draw.rounded_rectangle((x, y, x + self.width - 1, y + self.high - 1), self.high // 5, self.color)
         draw.text((x + self.width / 2, y + self.high / 2), self.text, ink, self.font, anchor="mm")
 
 

@@ -4,7 +4,7 @@ The folder holds:
 
     result.json             every frame's objects (below)
     label_maps/000000.png   one for each snippet; pixel = 0 for background, else class index + 1. Palette PNG (mode P,
-                            the palette of Pascal VOC) up to 255 classes, 16-bit grey beyond
+                            the palette of Pascal VOC) up to 255 classes, 16-bit gray beyond
     overlay.mp4             the frames with the regions drawn in, one a second, with the clip's sound
     overlay.png             up to ten of these frames on one sheet, with the sound's wave form and one legend
                             (both overlays only if there is at least one frame)
@@ -14,7 +14,7 @@ result.json, one line for each frame so that a reader can stream it too:
     {"format": "ovavss-result", "version": 1,
      "video": str, "classes": [str, ...], "height": int, "width": int, "settings": {...},
      "frames": [{"index": int,      # of the snippet in the video, and the number in label_maps/
-                 "time": float,     # seconds, the instant of the frame
+                 "time": float,     # seconds, the frame_position of the frame
                  "window": int,     # of T snippets, that the model saw together
                  "objects": [{"query": int, "name": str, "label": int (index into classes), "score": float,
                               "box": [x0, y0, x1, y1],  # pixels; x1 and y1 are one past the last pixel

@@ -12,44 +12,45 @@ from torch import Tensor
 from ovavss.models.ov_avss import open_vocabulary
 from ovavss.models.ov_avss.mask_crop import Regions
 
-Looking = Generator[list[int], Tensor, tuple[Tensor, Tensor]]
+CropRequests = Generator[list[int], Tensor, tuple[Tensor, Tensor]]
 """Returns the query of each region, int64 [m], and their embeddings, float32 [m, D]."""
 
 # Frames of a query count as alike where their views differ by less than this, as a root mean square (black to white is
 # 1): then they show the same object with the same outline.
-VIEW_SIZE, ALIKE = 8, 0.3
+THUMBNAIL_SIZE, MAX_VIEW_DISTANCE = 8, 0.3
 # Queries with a lower sound score are faint: they wait for the others, and where this share of a faint one's mask lies
 # in masks that have sure names it is not looked at. In the label map it could only fill what these leave open.
-FAINT, COVERED = 0.1, 0.5
+LOW_SOUND_SCORE, OCCLUDED_RATIO = 0.1, 0.5
 
 
-def look_at_all(regions: Regions, stands: Tensor) -> Looking:
-    """All crops at once. `stands`: the crop of each region, int64 [n]."""
-    count = int(stands.max()) + 1 if len(stands) else 0
+def all_crops(regions: Regions, crop_index: Tensor) -> CropRequests:
+    """All crops at once. `crop_index`: the crop of each region, int64 [n]."""
+    count = int(crop_index.max()) + 1 if len(crop_index) else 0
     embeddings = yield list(range(count))
-    return regions.query, embeddings[stands]
+    return regions.query, embeddings[crop_index]
 
 
-def look_until_sure(
+def early_exit(
     mask_logits: Tensor,
     sound_scores: Tensor,
     regions: Regions,
-    stands: Tensor,
+    crop_index: Tensor,
     views: Tensor,
     vocabulary: Tensor,
-    sure: float,
-) -> Looking:
-    """Each query by one frame after another, until its best name has a probability over `sure` or no frame is left.
+    confidence_threshold: float,
+) -> CropRequests:
+    """Each query by one frame after another, until its best name has a probability over `confidence_threshold` or no
+    frame is left.
 
     Frames with confident masks come first, large ones before small ones. A mask may lie on one object now and on
     another later, and each alone has a sure name: so a name is sure only when every frame is like one that was looked
     at. A name's probability is that of the published classification on the frames seen so far. mask_logits float32
-    [N, T, h, w], sound_scores [N], views float32 [crops, ...]: each crop at `VIEW_SIZE`, vocabulary [K, D].
+    [N, T, h, w], sound_scores [N], views float32 [crops, ...]: each crop at `THUMBNAIL_SIZE`, vocabulary [K, D].
     """
-    waiting, different = _unlike_first(_best_first(regions), views.flatten(1)[stands])
-    faint = {query for query, score in enumerate(sound_scores.tolist()) if score < FAINT} & waiting.keys()
+    waiting, different = _unlike_first(_best_first(regions), views.flatten(1)[crop_index])
+    faint = {query for query, score in enumerate(sound_scores.tolist()) if score < LOW_SOUND_SCORE} & waiting.keys()
     asking, later = [query for query in waiting if query not in faint], sorted(faint)
-    crop_of, query_of = stands.tolist(), regions.query.tolist()
+    crop_of, query_of = crop_index.tolist(), regions.query.tolist()
     seen: dict[int, Tensor] = {}  # embeddings by crop
     looked: list[int] = []
     named = torch.zeros_like(mask_logits[0], dtype=torch.bool)
@@ -60,7 +61,7 @@ def look_until_sure(
         unsure = []
         for query, probability in zip(asking, _best_probabilities(asking, looked, query_of, crop_of, seen, vocabulary)):
             different[query] -= 1
-            if probability > sure and different[query] <= 0:
+            if probability > confidence_threshold and different[query] <= 0:
                 if query not in faint:
                     named |= mask_logits[query] > 0
             elif waiting[query]:
@@ -87,7 +88,7 @@ def _unlike_first(waiting: dict[int, list[int]], views: Tensor) -> tuple[dict[in
     ordered, different = {}, {}
     for query, regions in waiting.items():
         seen = views[regions]
-        like = (torch.cdist(seen, seen) < ALIKE * seen.shape[1] ** 0.5).tolist()
+        like = (torch.cdist(seen, seen) < MAX_VIEW_DISTANCE * seen.shape[1] ** 0.5).tolist()
         heads: list[int] = []
         for place in range(len(regions)):
             if not any(like[place][head] for head in heads):
@@ -115,4 +116,4 @@ def _best_probabilities(
 
 
 def _is_covered(mask: Tensor, named: Tensor) -> bool:
-    return bool((mask & named).sum() >= COVERED * mask.sum().clamp(min=1))
+    return bool((mask & named).sum() >= OCCLUDED_RATIO * mask.sum().clamp(min=1))

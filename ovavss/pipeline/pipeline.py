@@ -25,12 +25,12 @@ from ovavss.models.ov_avss.mask_crop import (
     find_regions,
     most_confident,
     shared_crops,
-    small_views,
+    thumbnails,
 )
 from ovavss.models.ov_avss.open_vocabulary import Ranking
 from ovavss.models.ov_avss.presets import Crop, Preset, Proposals
 from ovavss.models.ov_avss.prompts import text_embeddings
-from ovavss.pipeline.early_exit import VIEW_SIZE, Looking, look_at_all, look_until_sure
+from ovavss.pipeline.early_exit import THUMBNAIL_SIZE, CropRequests, all_crops, early_exit
 from ovavss.runtime.runner import Runner
 
 FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
@@ -46,15 +46,15 @@ LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
 @dataclass(frozen=True)
 class Options:
     """How masks become names. The defaults are the published code's; the paper selects `proposals="sounding"` and
-    centres the squares.
+    centers the squares.
 
     The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
-    (None: by all). `sure`: by one frame after another until its name has this probability and the other frames look
-    like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks overlap this much in a
-    frame share one crop (None: none do). `named_only`: pairs at or below the score threshold get no mask; the label map
-    is the same. `select_first`: upsample only masks that can matter; the result is the same. `clip_batch`: crops that
-    go through CLIP at a time; `localiser_batch`: clips of one size, where several are given, that go through audio
-    encoder and localiser at a time.
+    (None: by all). `confidence_threshold`: by one frame after another until its name has this probability and the
+    other frames look like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks
+    overlap this much in a frame share one crop (None: none do). `named_only`: pairs at or below the score threshold
+    get no mask; the label map is the same. `skip_empty_masks`: upsample only masks that can matter; the result is the
+    same. `clip_batch`: crops that go through CLIP at a time; `localizer_batch`: clips of one size, where several are
+    given, that go through audio encoder and localizer at a time.
     """
 
     proposals: Proposals = Proposals.ALL
@@ -64,13 +64,13 @@ class Options:
     crop: Crop = Crop.SQUARE
     square_anchor: SquareAnchor = "top_left"
     clip_batch: int = 32
-    localiser_batch: int = 1
+    localizer_batch: int = 1
     sound_map: bool = False
     frames_per_query: int | None = None
-    sure: float | None = None
+    confidence_threshold: float | None = None
     merge_iou: float | None = None
     named_only: bool = False
-    select_first: bool = True
+    skip_empty_masks: bool = True
 
 
 @dataclass
@@ -105,8 +105,8 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Located:
-    """A clip behind the localiser. `regions` are what is classified, `crops` those of them that CLIP sees, `stands` the
-    crop of each region: int64 [n]."""
+    """A clip behind the localizer. `regions` are what is classified, `crops` those of them that CLIP sees,
+    `crop_index` the crop of each region: int64 [n]."""
 
     mask_logits: Tensor
     sound_scores: Tensor
@@ -115,7 +115,7 @@ class _Located:
     original_size: tuple[int, int]
     regions: Regions
     crops: Regions
-    stands: Tensor
+    crop_index: Tensor
 
 
 @dataclass
@@ -135,13 +135,13 @@ def choose_regions(mask_logits: Tensor, sound_scores: Tensor, options: Options) 
     queries = None
     if options.proposals is Proposals.SOUNDING:
         queries = (sound_scores > options.sound_threshold).nonzero()[:, 0]
-    regions = find_regions(mask_logits, queries, options.select_first)
+    regions = find_regions(mask_logits, queries, options.skip_empty_masks)
     if options.frames_per_query is not None:
         regions = most_confident(regions, options.frames_per_query)
     if options.merge_iou is None:
         return regions, regions, torch.arange(len(regions), device=regions.query.device)
-    kept, stands = shared_crops(mask_logits, regions, options.merge_iou).unique(return_inverse=True)
-    return regions, regions.select(kept), stands
+    kept, crop_index = shared_crops(mask_logits, regions, options.merge_iou).unique(return_inverse=True)
+    return regions, regions.select(kept), crop_index
 
 
 def classify(
@@ -160,7 +160,9 @@ def classify(
     if options.named_only:
         named = ranking.score > options.score_threshold
         ranking = Ranking(ranking.query[named], ranking.label[named], ranking.score[named])
-    masks = open_vocabulary.full_size_masks(mask_logits, ranking.query, image_size, original_size, options.select_first)
+    masks = open_vocabulary.full_size_masks(
+        mask_logits, ranking.query, image_size, original_size, options.skip_empty_masks
+    )
     return ranking, masks, open_vocabulary.semantic_map(masks, ranking, options.score_threshold)
 
 
@@ -189,14 +191,14 @@ class Pipeline:
 
     def __call__(self, frames: np.ndarray, waveform: np.ndarray, vocabulary: Tensor) -> Segmentation:
         """One clip: frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000] at 16 kHz, text embeddings [K, D]."""
-        return self.many([(frames, waveform)], vocabulary)[0]
+        return self.run_batch([(frames, waveform)], vocabulary)[0]
 
-    def many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
+    def run_batch(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
         """Several clips, which go through the graphs in common batches. All their masks are in memory at a time."""
         with torch.inference_mode():
-            return self._many(clips, vocabulary)
+            return self._run_batch(clips, vocabulary)
 
-    def _many(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
+    def _run_batch(self, clips: Iterable[Clip], vocabulary: Tensor) -> list[Segmentation]:
         located = [one for batch in self._batches(clips) for one in self._locate(batch, self._hear(batch))]
         looked = self._look(located, vocabulary)
         return [self._name(clip, some, vocabulary) for clip, some in zip(located, looked)]
@@ -212,7 +214,7 @@ class Pipeline:
             overlap = torch.cuda.is_available()
         if at_once == 1 and not overlap:
             for batch in self._batches(clips):
-                yield from self.many(batch, vocabulary)
+                yield from self.run_batch(batch, vocabulary)
             return
         running: deque[Future[list[Segmentation]]] = deque()
         threads = torch.get_num_threads()
@@ -235,11 +237,11 @@ class Pipeline:
             return [self._name(*one, vocabulary) for one in zip(located, self._look(located, vocabulary))]
 
     def _batches(self, clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-        """Clips that can go through audio encoder and localiser together: neighbours of one size."""
+        """Clips that can go through audio encoder and localizer together: neighbors of one size."""
         batch: list[Clip] = []
         for clip in clips:
             alike = not batch or all(one.shape == other.shape for one, other in zip(clip, batch[0]))
-            if len(batch) == self.options.localiser_batch or not alike:
+            if len(batch) == self.options.localizer_batch or not alike:
                 yield batch
                 batch = []
             batch.append(clip)
@@ -281,13 +283,19 @@ class Pipeline:
             answers = dict(zip(wanted, parts))
         return found
 
-    def _looking(self, clip: _Located, vocabulary: Tensor) -> Looking:
-        if self.options.sure is None:
-            return look_at_all(clip.regions, clip.stands)
+    def _looking(self, clip: _Located, vocabulary: Tensor) -> CropRequests:
+        if self.options.confidence_threshold is None:
+            return all_crops(clip.regions, clip.crop_index)
         with self.step(CROP_REGIONS):
-            views = small_views(clip.mask_logits, clip.frames, clip.crops, VIEW_SIZE, self.options.square_anchor)
-        return look_until_sure(
-            clip.mask_logits, clip.sound_scores, clip.regions, clip.stands, views, vocabulary, self.options.sure
+            views = thumbnails(clip.mask_logits, clip.frames, clip.crops, THUMBNAIL_SIZE, self.options.square_anchor)
+        return early_exit(
+            clip.mask_logits,
+            clip.sound_scores,
+            clip.regions,
+            clip.crop_index,
+            views,
+            vocabulary,
+            self.options.confidence_threshold,
         )
 
     def _embed(self, clips: Sequence[_Located], crops: Sequence[list[int]]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ovavss.media.video import Instant, OnMissingAudio, Window, probe, read_windows
+from ovavss.media.video import FramePosition, OnMissingAudio, Window, probe, read_windows
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.output.results import ClipResult, Detection, ResultWriter
 from ovavss.pipeline.pipeline import Clip, Segmentation
@@ -29,7 +29,7 @@ def segment_video(
     out: Path,
     pipeline: AnyPipeline,
     names: Sequence[str],
-    instant: Instant,
+    frame_position: FramePosition,
     on_missing_audio: OnMissingAudio,
     settings: Mapping[str, object],
 ) -> str:
@@ -46,7 +46,7 @@ def segment_video(
         waiting: deque[Window] = deque()
 
         def clips() -> Iterator[Clip]:
-            for window in read_windows(video, snippets, instant, on_missing_audio):
+            for window in read_windows(video, snippets, frame_position, on_missing_audio):
                 waiting.append(window)
                 yield window.frames, window.waveform
 

@@ -130,7 +130,7 @@ class OpenVinoRunner(Runner):
 def replace_identity_products(model: "openvino.Model") -> None:
     """A product with a multiple of the identity becomes a multiplication, which is exact.
 
-    Frames that have the network's size already are "resized" by such products, a tenth of the tiny localiser's time.
+    Frames that have the network's size already are "resized" by such products, a tenth of the tiny localizer's time.
     """
     from openvino import Type, opset8
     from openvino.passes import ConstantFolding, Manager

@@ -25,8 +25,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: value["string_value"] for name, value in config["parameters"].items()}
 
 
-def give_way(config: Mapping[str, Any]) -> None:
-    """On a CPU, lower the priority of this step's process below the localiser's: that step takes longest, so the others
+def lower_priority(config: Mapping[str, Any]) -> None:
+    """On a CPU, lower the priority of this step's process below the localizer's: that step takes longest, so the others
     must not take its core. They still get what it leaves."""
     on_cpu = any(group["kind"] == "KIND_CPU" for group in config["instance_group"])
     if on_cpu and config["name"] != USSLM_GRAPH:
@@ -55,7 +55,7 @@ class GraphStep:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Called by Triton once."""
         config = json.loads(args["model_config"])
-        give_way(config)
+        lower_priority(config)
         chosen = settings(config)
         size = tuple(int(side) for side in chosen["size"].split("x")) if chosen["size"] else None
         self.spec = graph_specs(PRESETS[chosen["preset"]], size)[config["name"]]  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ PARAMETERS: dict[str, _Range | _Choice | _Flag] = {
     "score_threshold": _UNIT,
     "top_k": _Range(int, 1, 100),
     "crop": _Choice(tuple(Crop)),
-    "square_anchor": _Choice(("top_left", "centre")),
+    "square_anchor": _Choice(("top_left", "center")),
     "frames_per_query": _Range(int, 1, 100),
     "merge_iou": _UNIT,
     "named_only": _Flag(),

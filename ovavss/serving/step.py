@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import PRESETS
-from ovavss.serving.graph_step import dlpack, error_response, give_way, settings
+from ovavss.serving.graph_step import dlpack, error_response, lower_priority, settings
 
 
 class Step(ABC):
@@ -29,7 +29,7 @@ class Step(ABC):
     def initialize(self, args: Mapping[str, str]) -> None:
         """Called by Triton once."""
         self.config: dict[str, Any] = json.loads(args["model_config"])
-        give_way(self.config)
+        lower_priority(self.config)
         self.preset = PRESETS[settings(self.config)["preset"]]
         counter = pb_utils.MetricFamily.COUNTER
         self.refusals = pb_utils.MetricFamily("ovavss_refused", "Requests that a step refused", counter)

@@ -1,4 +1,4 @@
-"""The ablations of the paper's Tables 3 to 5 on the synthetic world, every localiser on the same short schedule."""
+"""The ablations of the paper's Tables 3 to 5 on the synthetic world, every localizer on the same short schedule."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -57,11 +57,11 @@ def run_ablations(
     """Train (where a variant's network is not trained yet in the work folder) and score every variant on one held-out
     world; `done` hears each row as it comes.
 
-    Each fusion is pretrained for two thirds of `iterations` steps, then each localiser trained for `iterations`.
+    Each fusion is pretrained for two thirds of `iterations` steps, then each localizer trained for `iterations`.
     """
     recipe = recipe or TinyRecipe()
-    localiser = replace(recipe.localiser, iterations=iterations)
-    short = replace(recipe, fusion_steps=max(1, iterations * 2 // 3), localiser=localiser)
+    localizer = replace(recipe.localizer, iterations=iterations)
+    short = replace(recipe, fusion_steps=max(1, iterations * 2 // 3), localizer=localizer)
     pipelines: dict[Preset, Pipeline] = {}
     rows = []
     for variant in variants(preset):
@@ -76,8 +76,8 @@ def run_ablations(
 
 def _train(preset: Preset, recipe: TinyRecipe, work: Path) -> Pipeline:
     training = TinyTraining(preset, recipe, work)
-    folder = f"ablation_{recipe.localiser.iterations}_{preset.fusion.kind}_{preset.mask_decoder.audio_prompt}"
-    usslm = training.localiser(folder=folder)
+    folder = f"ablation_{recipe.localizer.iterations}_{preset.fusion.kind}_{preset.mask_decoder.audio_prompt}"
+    usslm = training.localizer(folder=folder)
     return Pipeline(preset, torch_runners(Models(preset, training.audio_encoder(), usslm, training.clip())))
 
 

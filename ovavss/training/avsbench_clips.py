@@ -23,7 +23,7 @@ def short_sides(preset: Preset) -> tuple[int, ...]:
 
 
 class AvsbenchClips:
-    """Videos of the data set: one short side and one flip a clip, both random; no crop, no colour jitter.
+    """Videos of the data set: one short side and one flip a clip, both random; no crop, no color jitter.
 
     The audio encoder is frozen: each frame gets the token of the patch with its own number.
     """

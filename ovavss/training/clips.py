@@ -15,7 +15,7 @@ from ovavss.training.world import RenderedWorld
 
 @dataclass
 class Batch:
-    """images float32 [B, T, 3, H, W], normalised and padded; audio tokens float32 [B, T, 128]; B targets."""
+    """images float32 [B, T, 3, H, W], normalized and padded; audio tokens float32 [B, T, 128]; B targets."""
 
     images: Tensor
     audio: Tensor
@@ -97,5 +97,5 @@ class WorldClips:
             chosen = np.flatnonzero(sounding.any(1))
             masks = (instances == (chosen + 1)[:, None, None, None]) & sounding[chosen][:, :, None, None]
             targets.append(ClipTarget(torch.from_numpy(masks)))
-        normalised = (torch.stack(images).permute(0, 1, 4, 2, 3).float() - self._mean) / self._std
-        return Batch(normalised, torch.stack(audio).float(), targets)
+        normalized = (torch.stack(images).permute(0, 1, 4, 2, 3).float() - self._mean) / self._std
+        return Batch(normalized, torch.stack(audio).float(), targets)

@@ -37,7 +37,7 @@ class SetCriterion(nn.Module):
 
     Published is one clip a step. For B > 1 the class loss is the weighted mean over all B x N queries and the other
     two are divided by the number of instances of the whole batch, at least 1, averaged over ranks when
-    `torch.distributed` is initialised; for one clip with an instance that is the published value.
+    `torch.distributed` is initialized; for one clip with an instance that is the published value.
 
     Args:
         num_points: points a row.

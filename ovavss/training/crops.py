@@ -24,13 +24,13 @@ _SHARE = 0.3
 _MEAN, _STD = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
 
 
-def normalised(crops: Tensor) -> Tensor:
+def normalized(crops: Tensor) -> Tensor:
     """CLIP's input of stored crops: uint8 [n, 3, size, size] -> float32."""
     return (crops.float() / 255 - _MEAN) / _STD
 
 
 def rough_logits(masks: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mask logits at stride 4 as an imperfect localiser gives them: bool [N, T, H, W] -> float32 [N, T, H/4, W/4].
+    """Mask logits at stride 4 as an imperfect localizer gives them: bool [N, T, H, W] -> float32 [N, T, H/4, W/4].
 
     Each mask is shifted a little, grown or shrunk, blurred, noisy, and of its own steepness.
     """
@@ -61,14 +61,14 @@ def rough_crops(seed: int, clips: range, size: int) -> Crops:
 
 
 @torch.no_grad()
-def localiser_crops(encoder: AudioEncoder, localiser: UsslmGraph, seed: int, clips: range, size: int) -> Crops:
-    """What a trained localiser's queries mark in some clips, each query with the category of its object."""
+def localizer_crops(encoder: AudioEncoder, localizer: UsslmGraph, seed: int, clips: range, size: int) -> Crops:
+    """What a trained localizer's queries mark in some clips, each query with the category of its object."""
     torch.set_num_threads(1)
     parts = []
     for i in clips:
         clip = render(sample_scene(seed, i))
         tokens = encoder(torch.from_numpy(clip.waveform)[None])
-        found = localiser(torch.from_numpy(clip.frames)[None], tokens)
+        found = localizer(torch.from_numpy(clip.frames)[None], tokens)
         logits, frames, (height, width) = found[0][0], found[2][0], found[3].tolist()
         categories = marked_categories(logits, clip, (height, width))
         regions = find_regions(logits, (categories >= 0).nonzero()[:, 0])
@@ -112,15 +112,15 @@ def many_crops(
     size: int,
     workers: int,
     encoder: AudioEncoder | None = None,
-    localiser: UsslmGraph | None = None,
+    localizer: UsslmGraph | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ... clips - 1, in several processes: by
-    rough masks, or with encoder and localiser by theirs."""
+    rough masks, or with encoder and localizer by theirs."""
     chunks = [range(start, min(start + _CHUNK, clips)) for start in range(0, clips, _CHUNK)]
     with ProcessPoolExecutor(workers) as pool:
-        if encoder is None or localiser is None:
+        if encoder is None or localizer is None:
             futures = [pool.submit(rough_crops, seed, chunk, size) for chunk in chunks]
         else:
-            futures = [pool.submit(localiser_crops, encoder, localiser, seed, chunk, size) for chunk in chunks]
+            futures = [pool.submit(localizer_crops, encoder, localizer, seed, chunk, size) for chunk in chunks]
         crops, labels = _joined([future.result() for future in futures])
     return torch.from_numpy(crops), torch.from_numpy(labels)

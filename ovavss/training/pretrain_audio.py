@@ -1,10 +1,10 @@
 """Pretraining of tiny's audio encoder: which pattern, if any, sounds in each register of a patch.
 
-VGGish comes to the published model pretrained on labelled sounds; this is its counterpart. One linear layer, shared by
+VGGish comes to the published model pretrained on labeled sounds; this is its counterpart. One linear layer, shared by
 all eight cells of the mel axis, says which patterns are in a cell: no weight knows a register, so a pattern is
-recognised in registers where it was never heard. Only base combinations are heard here.
+recognized in registers where it was never heard. Only base combinations are heard here.
 
-Afterwards that layer is written into VGGish's fully connected ones, which add what a localiser could not learn from
+Afterwards that layer is written into VGGish's fully connected ones, which add what a localizer could not learn from
 base combinations: a pattern in any register at all, and a register with any pattern at all. Both are sums over cells
 with the same weights, so they hold for unheard combinations too.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
-from ovavss.datasets.sounding_shapes.scenes import BASE, COLOURS, FORMS, WorldConfig, render_audio, sample_scene
+from ovavss.datasets.sounding_shapes.scenes import BASE, COLORS, FORMS, WorldConfig, render_audio, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder, LogMel
 from ovavss.training.schedule import Ema, Report, warm_cosine
 
@@ -45,8 +45,8 @@ def heard_patches(
         label = torch.zeros(snippets, CELLS, dtype=torch.int64)
         for snippet in range(snippets):
             for category in scene.heard(snippet):
-                colour, form = divmod(category, len(FORMS))
-                label[snippet, REGISTER_STARTS[colour] // REGISTER_BINS] = form + 1
+                color, form = divmod(category, len(FORMS))
+                label[snippet, REGISTER_STARTS[color] // REGISTER_BINS] = form + 1
         labels.append(label)
     return torch.cat(patches), torch.cat(labels)
 
@@ -101,7 +101,7 @@ def write_embeddings(encoder: AudioEncoder, head: nn.Linear) -> None:
             first.weight[rows, cell * inputs : (cell + 1) * inputs] = head.weight
             first.bias[rows] = head.bias - shift * SATURATION
     present = torch.cat([torch.eye(pairs), -torch.eye(pairs)], dim=1) / SATURATION
-    # The localiser should lean on what holds for unheard combinations, and on the pairs only to tell two sounds apart.
+    # The localizer should lean on what holds for unheard combinations, and on the pairs only to tell two sounds apart.
     second.weight[:pairs] = PAIR_SCALE * present
     by_cell = present.unflatten(0, (CELLS, patterns))
     second.weight[pairs : pairs + patterns] = by_cell.sum(0)
@@ -168,4 +168,4 @@ def hearing_accuracy(
     return right / max(total, 1)
 
 
-assert CELLS * REGISTER_BINS == 64 and len(COLOURS) == len(REGISTER_STARTS)
+assert CELLS * REGISTER_BINS == 64 and len(COLORS) == len(REGISTER_STARTS)

@@ -1,6 +1,6 @@
-"""Pretraining of tiny's backbone: colour and form of what is seen, pixel by pixel.
+"""Pretraining of tiny's backbone: color and form of what is seen, pixel by pixel.
 
-The published model starts from a backbone pretrained on ImageNet and COCO; this is its counterpart. Colour and form are
+The published model starts from a backbone pretrained on ImageNet and COCO; this is its counterpart. Color and form are
 told by separate heads, thrown away afterwards, on base combinations only: an unseen combination is the sum of its
 parts.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.datasets.sounding_shapes.scenes import BASE, COLOURS, FORMS, RGB
+from ovavss.datasets.sounding_shapes.scenes import BASE, COLORS, FORMS, RGB
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.ov_avss.resnet import ResNet
@@ -23,9 +23,9 @@ _LEVEL_WEIGHTS = (1.0, 1.0, 0.3, 1.0)  # res5 has a cell for every 32 pixels: to
 
 
 def _seen() -> Tensor:
-    """Which forms a colour was seen with: bool [7, 7], row and column 0 for "nothing"."""
-    seen = torch.ones(len(COLOURS) + 1, len(FORMS) + 1, dtype=torch.bool)
-    seen[1:, 1:] = torch.tensor([c in BASE for c in range(len(COLOURS) * len(FORMS))]).reshape(len(COLOURS), -1)
+    """Which forms a color was seen with: bool [7, 7], row and column 0 for "nothing"."""
+    seen = torch.ones(len(COLORS) + 1, len(FORMS) + 1, dtype=torch.bool)
+    seen[1:, 1:] = torch.tensor([c in BASE for c in range(len(COLORS) * len(FORMS))]).reshape(len(COLORS), -1)
     return seen
 
 
@@ -43,7 +43,7 @@ def loss_among_seen(logits: Tensor, label: Tensor, possible: Tensor) -> Tensor:
 
 
 class PixelClassifier(nn.Module):
-    """Colour and form from res3, res4, res5 and all three together, each by heads of its own.
+    """Color and form from res3, res4, res5 and all three together, each by heads of its own.
 
     A head on all levels alone leaves form spread over them (0.48 of the pixels right from res3, 0.92 from all), but the
     pixel decoder's finest tokens see res3 first.
@@ -55,7 +55,7 @@ class PixelClassifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         inputs = (*channels[1:], sum(channels[1:]))
-        self.heads = nn.ModuleList(nn.Conv2d(n, len(COLOURS) + len(FORMS) + 2, 1) for n in inputs)
+        self.heads = nn.ModuleList(nn.Conv2d(n, len(COLORS) + len(FORMS) + 2, 1) for n in inputs)
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         features = self.backbone(images)
@@ -64,29 +64,29 @@ class PixelClassifier(nn.Module):
         for name in ("res4", "res5"):
             levels.append(F.interpolate(features[name], size=size, mode="bilinear", align_corners=False))
         levels.append(torch.cat(levels, dim=1))
-        pairs = (head(x).split((len(COLOURS) + 1, len(FORMS) + 1), 1) for head, x in zip(self.heads, levels))
-        return [(colour, form) for colour, form in pairs]
+        pairs = (head(x).split((len(COLORS) + 1, len(FORMS) + 1), 1) for head, x in zip(self.heads, levels))
+        return [(color, form) for color, form in pairs]
 
 
 def seen_labels(world: RenderedWorld, clips: np.ndarray, frames: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Images float32 [n, 3, 96, 96] of some frames, and colour and form int64 [n, 12, 12] at the cells' centres."""
+    """Images float32 [n, 3, 96, 96] of some frames, and color and form int64 [n, 12, 12] at the cells' centers."""
     images = torch.from_numpy(world.frames[clips, frames]).permute(0, 3, 1, 2).float()
     images = (images - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
     instances = torch.from_numpy(world.instances[clips, frames][:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE])
     categories = torch.from_numpy(world.categories[clips].astype(np.int64))
     inside = instances > 0
     category = categories.gather(1, (instances.long() - 1).clamp(min=0).flatten(1)).reshape(instances.shape)
-    colour, form = category // len(FORMS) + 1, category % len(FORMS) + 1
-    return images, torch.where(inside, colour, 0), torch.where(inside, form, 0)
+    color, form = category // len(FORMS) + 1, category % len(FORMS) + 1
+    return images, torch.where(inside, color, 0), torch.where(inside, form, 0)
 
 
-def colour_and_form_loss(colour: Tensor, form: Tensor, colours: Tensor, forms: Tensor) -> Tensor:
+def color_and_form_loss(color: Tensor, form: Tensor, colors: Tensor, forms: Tensor) -> Tensor:
     """Both losses: logits [n, 7, h, w] and labels int64 [n, h, w], 0 = nothing."""
-    return loss_among_seen(colour, colours, SEEN.T[forms]) + loss_among_seen(form, forms, SEEN[colours])
+    return loss_among_seen(color, colors, SEEN.T[forms]) + loss_among_seen(form, forms, SEEN[colors])
 
 
 def _turns() -> Tensor:
-    """By how many degrees hue can be turned so that each of the six colours is 12 degrees or more from all six."""
+    """By how many degrees hue can be turned so that each of the six colors is 12 degrees or more from all six."""
     red, green, blue = torch.tensor(RGB, dtype=torch.float64).T
     hues = torch.atan2((green - blue) * 3**0.5, 2 * red - green - blue).rad2deg()
     turns = torch.arange(360)
@@ -98,16 +98,16 @@ _TURNS = _turns()
 
 
 def other_hues(images: Tensor) -> Tensor:
-    """Normalised images [n, 3, H, W], each with its hue turned and its saturation drawn from [0, 1]: colours that no
+    """Normalized images [n, 3, H, W], each with its hue turned and its saturation drawn from [0, 1]: colors that no
     category has.
 
-    They are turned to anywhere between the six: to a neighbour only, a hue would tell which forms to expect (no red is
+    They are turned to anywhere between the six: to a neighbor only, a hue would tell which forms to expect (no red is
     a star in training, so no orange would be).
     """
     degrees = _TURNS[torch.randint(0, len(_TURNS), (len(images),))]
     angle = degrees * (torch.pi / 180)
     saturation = torch.rand(len(images)).sqrt()
-    # A turn about the grey axis (Rodrigues' formula).
+    # A turn about the gray axis (Rodrigues' formula).
     cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
     along = torch.full((3, 3), 1 / 3)
     across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
@@ -123,7 +123,7 @@ def pretrain_backbone(
 ) -> None:
     """Trains the backbone in place for `steps` of 40 frames.
 
-    Half of them are in other hues and teach form alone: a form that is known in colours of no category is known in any.
+    Half of them are in other hues and teach form alone: a form that is known in colors of no category is known in any.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -139,9 +139,9 @@ def pretrain_backbone(
         images = torch.cat([images[:half], other_hues(images[half:])])
         pairs = model(images)
         loss = torch.zeros(())
-        for weight, (colour, form) in zip(_LEVEL_WEIGHTS, pairs):
-            coloured = colour_and_form_loss(colour[:half], form[:half], labels[0][:half], labels[1][:half])
-            loss = loss + weight * (coloured + F.cross_entropy(form[half:], labels[1][half:]))
+        for weight, (color, form) in zip(_LEVEL_WEIGHTS, pairs):
+            colored = color_and_form_loss(color[:half], form[:half], labels[0][:half], labels[1][:half])
+            loss = loss + weight * (colored + F.cross_entropy(form[half:], labels[1][half:]))
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * warm_cosine(step, steps, 50)
         optimizer.zero_grad(set_to_none=True)
@@ -150,5 +150,5 @@ def pretrain_backbone(
         optimizer.step()
         inside = labels[0][:half] > 0
         right = [(a[:half].argmax(1) == b[:half])[inside].float().mean().item() for a, b in zip(pairs[0], labels)]
-        report(step, {"loss": loss.item(), "colour": right[0], "form": right[1]})
+        report(step, {"loss": loss.item(), "color": right[0], "form": right[1]})
     freeze_batch_norm(backbone)

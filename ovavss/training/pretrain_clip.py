@@ -1,7 +1,7 @@
 """Training of tiny's CLIP on crops of the synthetic world.
 
 CLIP has seen the words of every class, so tiny's sees all 36 names; `names` restricts it to the base ones for the
-figure beside it. Localiser and audio encoder never see a novel combination.
+figure beside it. Localizer and audio encoder never see a novel combination.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ovavss.models.ov_avss.clip import ClipImageEncoder, ClipTextEncoder, tokeni
 from ovavss.models.ov_avss.open_vocabulary import LOGIT_SCALE
 from ovavss.models.ov_avss.presets import ClipConfig
 from ovavss.models.ov_avss.prompts import TEMPLATES, prompts
-from ovavss.training.crops import normalised
+from ovavss.training.crops import normalized
 from ovavss.training.schedule import Ema, Report, warm_cosine
 
 
@@ -42,7 +42,7 @@ def train_clip(
     known = torch.full((len(CATEGORIES),), -1)
     known[list(names)] = torch.arange(len(names))
     kept = [(crops, known[labels], (known[labels] >= 0).nonzero()[:, 0]) for crops, labels in sets]
-    kept = [some for some in kept if len(some[2])]  # a localiser that learned little marks nothing
+    kept = [some for some in kept if len(some[2])]  # a localizer that learned little marks nothing
     tokens = torch.stack([tokenizer(config)(prompts(CATEGORIES[name])) for name in names])
     clip.train()
     image, text = ClipImageEncoder(clip), ClipTextEncoder(clip)
@@ -51,7 +51,7 @@ def train_clip(
     ema = Ema(clip, 0.99)
     for step in range(steps):
         chosen = [rows[torch.randint(len(rows), (batch // len(kept),))] for _, _, rows in kept]
-        images = normalised(torch.cat([crops[index] for (crops, _, _), index in zip(kept, chosen)]))
+        images = normalized(torch.cat([crops[index] for (crops, _, _), index in zip(kept, chosen)]))
         targets = torch.cat([categories[index] for (_, categories, _), index in zip(kept, chosen)])
         if torch.rand(()) < 0.5:
             images = images.flip(-1)

@@ -1,12 +1,12 @@
 """Pretraining of tiny's fusion and pixel decoder: to compare what is seen with what is heard, pixel by pixel.
 
-A localiser that starts from nothing matches colour with register and stops there, since that alone is right most of the
-time. Here the first encoder layer is asked whether the own colour's register sounds and whether the own form's pattern
-does (besides colour and form), and the last what sounds, on single frames with sounds chosen against them. Base
-combinations only. Form is asked in other hues, colour in blurred pictures as well: where both are plain, a network soon
-knows which forms to expect in which colour, and of novel objects it told 31 % of the forms, of base ones 91 %.
+A localizer that starts from nothing matches color with register and stops there, since that alone is right most of the
+time. Here the first encoder layer is asked whether the own color's register sounds and whether the own form's pattern
+does (besides color and form), and the last what sounds, on single frames with sounds chosen against them. Base
+combinations only. Form is asked in other hues, color in blurred pictures as well: where both are plain, a network soon
+knows which forms to expect in which color, and of novel objects it told 31 % of the forms, of base ones 91 %.
 
-The same questions are put now and then while the localiser trains (`Rehearsal`), or it forgets the answers.
+The same questions are put now and then while the localizer trains (`Rehearsal`), or it forgets the answers.
 """
 
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovavss.datasets.sounding_shapes.scenes import COLOURS, FORMS
+from ovavss.datasets.sounding_shapes.scenes import COLORS, FORMS
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues
@@ -30,17 +30,17 @@ _BLUR = 11  # pixels that a box covers; three boxes leave nothing of a form whos
 
 
 class Comparison(nn.Module):
-    """The localiser up to its mask features under heads of one layer.
+    """The localizer up to its mask features under heads of one layer.
 
-    forward: images float32 [n, 3, H, W], tokens float32 [n, 64] -> colour and form, each [n, 7, H/8, W/8] (0 = none);
-    whether the own colour's register sounds and whether the own form's pattern does [n, 2, H/8, W/8]; what sounds
+    forward: images float32 [n, 3, H, W], tokens float32 [n, 64] -> color and form, each [n, 7, H/8, W/8] (0 = none);
+    whether the own color's register sounds and whether the own form's pattern does [n, 2, H/8, W/8]; what sounds
     [n, 1, H/8, W/8] and the same at stride 4.
     """
 
     def __init__(self, usslm: USSLM, dim: int) -> None:
         super().__init__()
         self.backbone, self.pixel_decoder = usslm.backbone, usslm.pixel_decoder
-        self.first = nn.Conv2d(dim, len(COLOURS) + len(FORMS) + 4, 1)
+        self.first = nn.Conv2d(dim, len(COLORS) + len(FORMS) + 4, 1)
         self.sounding = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in range(2))
         for head in (self.first, *self.sounding):
             assert isinstance(head, nn.Conv2d)
@@ -53,14 +53,14 @@ class Comparison(nn.Module):
         hook.remove()
         finest = decoded.multi_scale[-1]
         tokens = after_first[0][:, -finest.shape[2] * finest.shape[3] :].transpose(1, 2).reshape(finest.shape)
-        colour, form, heard = self.first(tokens).split((len(COLOURS) + 1, len(FORMS) + 1, 2), 1)
-        return [colour, form, heard, self.sounding[0](finest), self.sounding[1](decoded.mask_features)]
+        color, form, heard = self.first(tokens).split((len(COLORS) + 1, len(FORMS) + 1, 2), 1)
+        return [color, form, heard, self.sounding[0](finest), self.sounding[1](decoded.mask_features)]
 
 
 @dataclass
 class Frames:
     """images float32 [n, 3, 96, 96]; tokens float32 [n, 64]; instances int64 [n, 96, 96] (0 = nothing); and, for
-    instance 0 to 4, its category int64 [n, 5] (-1 = none) and float [n, 5, 3]: whether its colour's register sounds,
+    instance 0 to 4, its category int64 [n, 5] (-1 = none) and float [n, 5, 3]: whether its color's register sounds,
     its form's pattern does, it itself does."""
 
     images: Tensor
@@ -85,15 +85,15 @@ def compared_frames(world: RenderedWorld, bank: SoundBank, count: int, rng: np.r
         images.append(np.array(world.frames[clip, snippet][:, flip]))
         instances.append(np.array(world.instances[clip, snippet][:, flip]).astype(np.int64))
         tokens.append(bank.tokens[sound])
-        by_register = bank.heard[sound].reshape(len(COLOURS), len(FORMS))
-        colour, form = np.divmod(seen, len(FORMS))
-        truth = [by_register.any(1)[colour], by_register.any(0)[form], bank.heard[sound][seen]]
+        by_register = bank.heard[sound].reshape(len(COLORS), len(FORMS))
+        color, form = np.divmod(seen, len(FORMS))
+        truth = [by_register.any(1)[color], by_register.any(0)[form], bank.heard[sound][seen]]
         categories.append(seen)
         heard.append(np.stack(truth, 1) & (seen >= 0)[:, None])
-    normalised = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    normalised = (normalised - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    normalized = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    normalized = (normalized - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
     places, objects = (torch.from_numpy(np.stack(x)) for x in (instances, categories))
-    return Frames(normalised, torch.stack(tokens), places, objects, torch.from_numpy(np.stack(heard)).float())
+    return Frames(normalized, torch.stack(tokens), places, objects, torch.from_numpy(np.stack(heard)).float())
 
 
 def spread(values: Tensor, instances: Tensor, stride: int) -> Tensor:
@@ -118,23 +118,23 @@ def _compared(logits: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
 
 
 def _blurred_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
-    """Of blurred frames: colour, and whether its register sounds."""
+    """Of blurred frames: color, and whether its register sounds."""
     category = spread(frames.categories, frames.instances, _STRIDE)
     inside = category >= 0
-    colours = torch.where(inside, category // len(FORMS) + 1, 0)
+    colors = torch.where(inside, category // len(FORMS) + 1, 0)
     compared = _compared(outputs[2][:, 0], spread(frames.heard[..., 0], frames.instances, _STRIDE), inside)
-    return F.cross_entropy(outputs[0], colours) + 2 * compared
+    return F.cross_entropy(outputs[0], colors) + 2 * compared
 
 
 def _plain_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, float]]:
-    """Of frames as they are: colour, the two comparisons, what sounds. And on the pixels of objects: share of colours
+    """Of frames as they are: color, the two comparisons, what sounds. And on the pixels of objects: share of colors
     and comparisons that are right; and, of those whose register sounds, how often it is said that they sound where they
     do and where they do not."""
-    colour, _, heard, coarse, fine = outputs
+    color, _, heard, coarse, fine = outputs
     category = spread(frames.categories, frames.instances, _STRIDE)
     inside = category >= 0
-    colours, forms = (torch.where(inside, x + 1, 0) for x in (category // len(FORMS), category % len(FORMS)))
-    loss = loss_among_seen(colour, colours, SEEN.T[forms])
+    colors, forms = (torch.where(inside, x + 1, 0) for x in (category // len(FORMS), category % len(FORMS)))
+    loss = loss_among_seen(color, colors, SEEN.T[forms])
     register, pattern, sounds = (spread(x, frames.instances, _STRIDE) for x in frames.heard.unbind(2))
     loss = loss + 2 * (_compared(heard[:, 0], register, inside) + _compared(heard[:, 1], pattern, inside))
     for logits, stride in ((coarse, 8), (fine, 4)):
@@ -145,7 +145,7 @@ def _plain_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str
     with torch.no_grad():
         said = coarse[:, 0] > 0
         shares = {
-            "colour": (colour.argmax(1) == colours)[inside],
+            "color": (color.argmax(1) == colors)[inside],
             "register": ((heard[:, 0] > 0) == (register > 0))[inside],
             "pattern": ((heard[:, 1] > 0) == (pattern > 0))[inside],
             "sounding": said[sounds > 0],
@@ -200,7 +200,7 @@ def pretrain_fusion(
 
 
 class Rehearsal:
-    """The same questions to a localiser in training, in every `every`-th iteration; the heads stay as they are.
+    """The same questions to a localizer in training, in every `every`-th iteration; the heads stay as they are.
 
     Called with the iteration and its generator: the loss to add, float32 [], or None.
     """

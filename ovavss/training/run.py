@@ -84,7 +84,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         losses.plot(x, [row[name] for row in rows], label=label, linewidth=1)
     losses.set(xlabel="iteration", ylabel="loss of the last head", yscale="log")
     losses.legend(frameon=False)
-    rate.plot(x, [row["lr"] for row in rows], color="grey", linewidth=1)
+    rate.plot(x, [row["lr"] for row in rows], color="gray", linewidth=1)
     rate.set(xlabel="iteration", ylabel="learning rate")
     figure.savefig(picture, dpi=120)
 

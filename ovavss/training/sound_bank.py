@@ -1,6 +1,6 @@
-"""Sounds to train against: pairs of frame and sound that agree in colour and register, but not in form and pattern.
+"""Sounds to train against: pairs of frame and sound that agree in color and register, but not in form and pattern.
 
-In the world's own clips such pairs are rare, and a localiser that starts from nothing stops at matching colour with
+In the world's own clips such pairs are rare, and a localizer that starts from nothing stops at matching color with
 register. Base combinations only.
 """
 
@@ -45,9 +45,9 @@ class SoundBank:
         roll = rng.random()
         if roll < 0.1:
             return int(rng.integers(len(self.heard)))
-        colour, form = divmod(category, len(FORMS))
+        color, form = divmod(category, len(FORMS))
         if roll > 0.6:
-            category = int(rng.choice([c for c in BASE if c // len(FORMS) == colour and c != category]))
+            category = int(rng.choice([c for c in BASE if c // len(FORMS) == color and c != category]))
         elif roll > 0.45:
             category = int(rng.choice([c for c in BASE if c % len(FORMS) == form and c != category]))
         return int(rng.choice(self.of_category[category]))

@@ -1,4 +1,4 @@
-"""The models that training starts from: checkpoints for localiser and audio encoder, or a seed."""
+"""The models that training starts from: checkpoints for localizer and audio encoder, or a seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from ovavss.models.ov_avss.usslm import USSLM
 def starting_models(
     preset: Preset, weights: Sequence[Path], seed: int, partial: bool = False
 ) -> tuple[USSLM, AudioEncoder, tuple[str, ...]]:
-    """Localiser, audio encoder, and one sentence for each thing that the user should know.
+    """Localizer, audio encoder, and one sentence for each thing that the user should know.
 
     What a checkpoint of Mask2Former cannot hold starts from the seed, as published; CLIP takes no part in training.
 

@@ -1,6 +1,6 @@
 """Everything that trains preset `tiny` from nothing on the synthetic world, stage by stage.
 
-A finished stage leaves its weights in the work folder and is not repeated; the localiser continues from its own
+A finished stage leaves its weights in the work folder and is not repeated; the localizer continues from its own
 checkpoint. Nothing but CLIP sees or hears a novel combination.
 """
 
@@ -44,7 +44,7 @@ LOCALISER = Recipe(
 )  # fmt: skip
 
 
-# Late in training the localiser grows sure of base combinations and unsure of novel ones, so the result is a mean of
+# Late in training the localizer grows sure of base combinations and unsure of novel ones, so the result is a mean of
 # its averaged weights after this share of the iterations and at the end; the latter count for LATE_SHARE.
 HALFWAY, LATE_SHARE = 10 / 19, 0.75
 
@@ -55,8 +55,8 @@ _KNOWN: dict[str, Sequence[int]] = {"all": range(len(CATEGORIES)), "base": BASE}
 class TinyRecipe:
     """Sizes of all stages.
 
-    Seeds: `seed` for every stage and the world that the localiser sees, `crop_seed` for the world that CLIP sees;
-    held-out figures use others. contrast: share of the localiser's clips that hear sounds chosen against what is seen.
+    Seeds: `seed` for every stage and the world that the localizer sees, `crop_seed` for the world that CLIP sees;
+    held-out figures use others. contrast: share of the localizer's clips that hear sounds chosen against what is seen.
     """
 
     seed: int = 1
@@ -72,7 +72,7 @@ class TinyRecipe:
     clip_steps: int = 1_500
     adapt_clips: int = 12_000
     adapt_steps: int = 6_000
-    localiser: Recipe = field(default_factory=lambda: LOCALISER)
+    localizer: Recipe = field(default_factory=lambda: LOCALISER)
 
 
 class TinyTraining:
@@ -92,7 +92,7 @@ class TinyTraining:
         self.work.mkdir(parents=True, exist_ok=True)
 
     def world(self) -> RenderedWorld:
-        """The clips that the localiser sees: base categories only."""
+        """The clips that the localizer sees: base categories only."""
         return rendered_world(self.work, self.recipe.seed, self.recipe.world_clips, self.workers)
 
     def audio_encoder(self) -> AudioEncoder:
@@ -117,8 +117,8 @@ class TinyTraining:
         stored = torch.load(path, weights_only=True)
         return SoundBank(stored["tokens"], stored["heard"].numpy())
 
-    def localiser_start(self, world: RenderedWorld, bank: SoundBank) -> tuple[USSLM, Comparison]:
-        """The localiser with backbone, fusion and pixel decoder pretrained on base combinations, the rest random, and
+    def localizer_start(self, world: RenderedWorld, bank: SoundBank) -> tuple[USSLM, Comparison]:
+        """The localizer with backbone, fusion and pixel decoder pretrained on base combinations, the rest random, and
         the pretraining's heads; the backbone's batch norm is trainable."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)
@@ -141,7 +141,7 @@ class TinyTraining:
         return usslm, comparison
 
     def tokens(self, encoder: AudioEncoder) -> Tensor:
-        """The tokens of the localiser's clips."""
+        """The tokens of the localizer's clips."""
         path = self.work / "tokens.pt"
         if not path.exists():
             recipe = self.recipe
@@ -149,14 +149,14 @@ class TinyTraining:
             torch.save(world_tokens(encoder, audio, recipe.seed, recipe.world_clips, self.work, self.workers), path)
         return torch.load(path, weights_only=True)
 
-    def localiser(self, checkpoint_every: int = 250, folder: str = "localiser") -> USSLM:
-        """The trained localiser, its batch norm frozen; its checkpoint and log are in `folder` of the work folder."""
+    def localizer(self, checkpoint_every: int = 250, folder: str = "localizer") -> USSLM:
+        """The trained localizer, its batch norm frozen; its checkpoint and log are in `folder` of the work folder."""
         world, encoder = self.world(), self.audio_encoder()
         bank = self.bank(encoder)
-        usslm, comparison = self.localiser_start(world, bank)
+        usslm, comparison = self.localizer_start(world, bank)
         clips = WorldClips(world, self.tokens(encoder), bank=bank, contrast=self.recipe.contrast)
-        trainer = Trainer(usslm, self.recipe.localiser, rehearsal=Rehearsal(comparison, world, bank))
-        place, last = self.work / folder, self.recipe.localiser.iterations
+        trainer = Trainer(usslm, self.recipe.localizer, rehearsal=Rehearsal(comparison, world, bank))
+        place, last = self.work / folder, self.recipe.localizer.iterations
         earlier = place / "halfway.pt"
         for stop in (max(1, round(HALFWAY * last)), last):
             run(trainer, clips, place, checkpoint_every=checkpoint_every, log_every=50, stop_after=stop,
@@ -182,14 +182,14 @@ class TinyTraining:
         return model.eval()
 
     def adapted_clip(self, usslm: USSLM, names: Literal["all", "base"] = "all") -> nn.Module:
-        """`clip`, trained on with what the finished localiser cuts out in half of every batch."""
+        """`clip`, trained on with what the finished localizer cuts out in half of every batch."""
         recipe, config = self.recipe, self.preset.clip
         model = self.clip(names)
 
         def train(report: Report) -> None:
-            localiser = UsslmGraph(usslm, self.preset).eval().requires_grad_(False)
+            localizer = UsslmGraph(usslm, self.preset).eval().requires_grad_(False)
             encoder = self.audio_encoder().requires_grad_(False)
-            cut = many_crops(recipe.crop_seed, recipe.adapt_clips, config.image_size, self.workers, encoder, localiser)
+            cut = many_crops(recipe.crop_seed, recipe.adapt_clips, config.image_size, self.workers, encoder, localizer)
             train_clip(
                 model, config, [self._rough_crops, cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
                 scale=LOGIT_SCALE,

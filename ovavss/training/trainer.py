@@ -1,4 +1,4 @@
-"""The training loop of the localiser (USSLM) with the published criterion; audio encoder and CLIP stay frozen."""
+"""The training loop of the localizer (USSLM) with the published criterion; audio encoder and CLIP stay frozen."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _EXTENDABLE = ("iterations", "hold")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the localiser is trained; the defaults are the published code's.
+    """How the localizer is trained; the defaults are the published code's.
 
     iterations: of the whole schedule. batch: clips in one iteration over all processes. schedule: "steps" (x0.1 after
     3/4 and 11/12) or "cosine" (up over `warmup` iterations, held for the share `hold` of all, then down to 0).
@@ -77,7 +77,7 @@ def keep_float32(module: nn.Module, device: torch.device) -> None:
 class Trainer:
     """One run. All that is random in an iteration follows from (seed, iteration, rank): a resumed run is the same run.
 
-    With `torch.distributed` initialised, every process takes its share of each iteration's clips.
+    With `torch.distributed` initialized, every process takes its share of each iteration's clips.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import typer
-from candidates import Source, candidates
+from backends import Source, backends
 from click.testing import Result
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -122,7 +122,7 @@ def test_capacity_reads_latency(tiny_engines: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_run_says_why(tiny_engines: Path) -> None:
-    found = candidates(Source(tiny_engines))
+    found = backends(Source(tiny_engines))
     assert found["onnx-bf16"].missing == "not in the engines folder" and not found["onnx"].missing
 
 

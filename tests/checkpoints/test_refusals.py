@@ -215,7 +215,7 @@ def test_preset_of_the_published_names(tmp_path: Path, golden: str, preset: str)
 
 
 def broken(parts: Modules) -> dict[str, Tensor]:
-    """Four names missing, two unexpected, one misshaped."""
+    """Four names missing, two unexpected, one shape_mismatch."""
     gone = "sem_seg_head.predictor.transformer_ffn_layers.0.linear"
     state = {name: tensor for name, tensor in to_upstream_state(parts).items() if not name.startswith(gone)}
     state["sem_seg_head.predictor.class_embed.bias"] = torch.ones(3)
@@ -235,7 +235,7 @@ def test_mismatch_loads_nothing_and_shows_all(tmp_path: Path, wanted: Modules) -
     message, report = str(error.value), error.value.report
     assert message.startswith(f"{path} does not fit the model: 4 missing (usslm.mask_decoder.layers.0.ffn.linear1")
     assert "2 unexpected (sem_seg_head.predictor.[bold]odd, usslm.mask_decoder.norm.x)" in message
-    assert "1 misshaped (usslm.mask_decoder.sound_head.bias [3] instead of [2])" in message
+    assert "1 shape_mismatch (usslm.mask_decoder.sound_head.bias [3] instead of [2])" in message
     assert "--partial" in message and "\n" not in message
 
     console = Console(width=200, record=True, file=io.StringIO())

@@ -7,12 +7,12 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("preset", "localisation", "total"), [("r50", 48_135_810, 269_897_731), ("swin_b", 111_069_754, 611_155_131)]
+    ("preset", "localization", "total"), [("r50", 48_135_810, 269_897_731), ("swin_b", 111_069_754, 611_155_131)]
 )
-def test_parameter_counts(preset: str, localisation: int, total: int) -> None:
+def test_parameter_counts(preset: str, localization: int, total: int) -> None:
     done = subprocess.run([sys.executable, "-m", "ovavss", "info", preset], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"localisation (USSLM): {localisation} parameters" in done.stdout
+    assert f"localization (USSLM): {localization} parameters" in done.stdout
     assert f"all, with VGGish and CLIP: {total} parameters" in done.stdout
     assert "frames uint8" in done.stdout and "waveform float32" in done.stdout
 

@@ -82,12 +82,12 @@ def test_runners_find_what_pytorch_finds(sounding: Path, tiny_engines: Path, tmp
 
 def test_looking_until_sure(sounding: Path, tmp_path: Path) -> None:
     common = [str(sounding), "--runner", "torch"]
-    crops = {
-        sure: int(run(*common, "--sure", sure, "--out", str(tmp_path / sure)).split(" crops")[0].split()[-1])
-        for sure in ("0", "1")
-    }
+    crops = {}
+    for limit in ("0", "1"):
+        printed = run(*common, "--confidence-threshold", limit, "--out", str(tmp_path / limit))
+        crops[limit] = int(printed.split(" crops")[0].split()[-1])
     assert 0 < crops["0"] < crops["1"]
-    assert json.loads((tmp_path / "0" / "result.json").read_text())["settings"]["sure"] == 0
+    assert json.loads((tmp_path / "0" / "result.json").read_text())["settings"]["confidence_threshold"] == 0
 
 
 def test_a_thousand_names(video: Path, tmp_path: Path) -> None:

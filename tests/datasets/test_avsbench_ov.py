@@ -97,7 +97,7 @@ def test_golden_palette_and_category_groups() -> None:
     assert list(AVSBENCH_OV.novel_ids) == load("09_metric")["unseen_ids"].tolist()
 
 
-def test_colours_to_ids() -> None:
+def test_colors_to_ids() -> None:
     palette = avsbench_ov.voc_palette(71)
     assert len(np.unique(avsbench_ov.voc_palette(256), axis=0)) == 256
     assert (avsbench_ov.rgb_to_ids(palette[None], palette) == np.arange(71)).all()

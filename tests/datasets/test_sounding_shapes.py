@@ -87,18 +87,18 @@ def test_oracle_solves_every_frame() -> None:
             assert np.array_equal(label, clip.label_map[t])
 
 
-def test_neither_colour_nor_form_alone_suffices() -> None:
-    """Of the snippets with sound, many have a silent object with the colour, or the form, of what is heard."""
-    heard, colour, form = 0, 0, 0
+def test_neither_color_nor_form_alone_suffices() -> None:
+    """Of the snippets with sound, many have a silent object with the color, or the form, of what is heard."""
+    heard, color, form = 0, 0, 0
     for clip in clips():
         for t in range(5):
             now = clip.scene.heard(t)
             if now:
                 silent = [c for c in clip.categories.tolist() if c not in now]
                 heard += 1
-                colour += any(c // 6 == h // 6 for c in silent for h in now)
+                color += any(c // 6 == h // 6 for c in silent for h in now)
                 form += any(c % 6 == h % 6 for c in silent for h in now)
-    assert colour / heard > 0.25 and form / heard > 0.25
+    assert color / heard > 0.25 and form / heard > 0.25
 
 
 def test_shares_of_silence_and_off_screen_sound() -> None:
@@ -232,8 +232,8 @@ def test_avsbench_layout(tmp_path: Path, subset: str, split: str) -> None:
     assert [r[1] for r in rows] == names and {r[6] for r in rows} == {subset}
     labels = json.loads((semantic / "label2idx.json").read_text())
     assert labels["background"] == 0 and labels["red disc"] == 1 and len(labels) == 37
-    colours = {tuple(c): i for i, c in enumerate(disk.palette().tolist())}
-    assert len(colours) == 37 and colours[(128, 0, 0)] == 1
+    colors = {tuple(c): i for i, c in enumerate(disk.palette().tolist())}
+    assert len(colors) == 37 and colors[(128, 0, 0)] == 1
     annotated = 1 if (subset, split) == ("v1s", "train") else snippets
     for row, scene in zip(rows, scenes):
         clip, name = world.render(scene), row[1]
@@ -246,7 +246,7 @@ def test_avsbench_layout(tmp_path: Path, subset: str, split: str) -> None:
         assert len(list((semantic / subset / name / "labels_rgb").iterdir())) == annotated
         for t in range(annotated):
             picture = np.asarray(Image.open(semantic / subset / name / "labels_rgb" / f"{t}.png").convert("RGB"))
-            read = np.array([colours[tuple(c)] for c in picture.reshape(-1, 3).tolist()]).reshape(96, 96)
+            read = np.array([colors[tuple(c)] for c in picture.reshape(-1, 3).tolist()]).reshape(96, 96)
             assert np.array_equal(read, clip.label_map[t])
         for t in range(snippets):
             jpeg = np.asarray(Image.open(openvoc / split / "JPEGImages" / name / f"{t}.jpg")).astype(float)

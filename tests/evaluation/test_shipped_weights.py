@@ -38,7 +38,7 @@ def test_what_sounds_is_found_and_named(run_clip: RunClip) -> None:
     assert own.foreground > 0.65 and own.scores.base > 0.6 and own.scores.novel > 0.4
     assert other.foreground < 0.2 and other.scores.mean < 0.2
     iou = [own.scores.class_iou[number + 1] for number in NOVEL]
-    assert np.nansum(np.array(iou) > 0.5) >= 3  # combinations that localiser and audio encoder never met
+    assert np.nansum(np.array(iou) > 0.5) >= 3  # combinations that localizer and audio encoder never met
 
 
 def test_silence_is_an_empty_map(run_clip: RunClip) -> None:

@@ -83,7 +83,7 @@ def test_signal_processing_belongs_to_the_graphs(tiny_engines: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "height", "width"), [(1, 96, 128), (3, 96, 128), (1, 480, 640), (2, 150, 97), (1, 64, 300), (1, 20, 20)]
 )
-def test_localiser_at_any_size(
+def test_localizer_at_any_size(
     tiny_engines: Path, tiny: dict[str, Runner], batch: int, height: int, width: int
 ) -> None:
     _, runners = open_engines(tiny_engines)
@@ -111,7 +111,7 @@ def test_fixed_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "frame_size"), [("r50", (360, 640)), ("swin_b", (192, 256))])
-def test_full_size_localiser(preset: str, frame_size: tuple[int, int], tmp_path: Path) -> None:
+def test_full_size_localizer(preset: str, frame_size: tuple[int, int], tmp_path: Path) -> None:
     chosen = PRESETS[preset]
     graph = UsslmGraph(golden_model.usslm(preset), chosen).eval()
     if preset == "swin_b":

@@ -23,7 +23,7 @@ from ovavss.export.tensorrt_build import build_plan
 from ovavss.models.ov_avss.graph_names import GRAPHS
 from ovavss.models.ov_avss.graphs import graph_specs
 from ovavss.models.ov_avss.presets import PRESETS
-from ovavss.msda.onnx_node import Body, add_bodies
+from ovavss.msda.onnx_node import FallbackBody, add_bodies
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import QUANTIZED, Format, Precision, open_engines, read_manifest, sha256
 
@@ -200,13 +200,17 @@ class TestTensorRTRTX:
             assert plan.stat().st_size > 100_000
         assert len(list(tmp_path.iterdir())) == 2
 
-    @pytest.mark.parametrize("body", list(Body))
+    @pytest.mark.parametrize("body", list(FallbackBody))
     @pytest.mark.parametrize("precision", FLOATS)
-    def test_localiser_through_both_bodies(
-        self, localisers: dict[tuple[Body, Precision], Path], tmp_path: Path, body: Body, precision: Precision
+    def test_localizer_through_both_bodies(
+        self,
+        localizers: dict[tuple[FallbackBody, Precision], Path],
+        tmp_path: Path,
+        body: FallbackBody,
+        precision: Precision,
     ) -> None:
         spec = graph_specs(PRESETS["tiny"])["usslm"]
-        build_plan(spec, localisers[body, precision], tmp_path / "usslm.plan", PlanOptions(("8.9",)), rtx=True)
+        build_plan(spec, localizers[body, precision], tmp_path / "usslm.plan", PlanOptions(("8.9",)), rtx=True)
         assert (tmp_path / "usslm.plan").stat().st_size > 1_000_000
 
     def test_a_plan_needs_a_gpu_to_run(self, tiny_engines: Path, tmp_path: Path) -> None:
@@ -226,8 +230,8 @@ class TestTensorRTRTX:
 
 
 @pytest.fixture(scope="session")
-def localisers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Body, Precision], Path]:
-    """The tiny localiser in ONNX: one export, each body in each precision."""
+def localizers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[FallbackBody, Precision], Path]:
+    """The tiny localizer in ONNX: one export, each body in each precision."""
     from ovavss.checkpoints.weights import build_models
     from ovavss.export.onnx_export import export_graph, write_model
     from ovavss.export.precision import to_half
@@ -235,11 +239,11 @@ def localisers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Body, Pre
     from ovavss.models.ov_avss.graphs import graph_modules
     from ovavss.models.ov_avss.pixel_decoder import LEVELS
 
-    folder, models = tmp_path_factory.mktemp("localisers"), build_models(PRESETS["tiny"])
+    folder, models = tmp_path_factory.mktemp("localizers"), build_models(PRESETS["tiny"])
     spec, module = graph_specs(models.preset)["usslm"], graph_modules(models)["usslm"]
     exported = export_graph(spec, module, example_inputs("usslm", models.preset, (96, 128)))
     paths = {}
-    for body in Body:
+    for body in FallbackBody:
         del exported.functions[:]
         add_bodies(exported, len(LEVELS), body)
         for precision in FLOATS:

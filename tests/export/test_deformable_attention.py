@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 
 from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.msda.ms_deform_attn import ms_deform_attn, ms_deform_attn_fused
-from ovavss.msda.onnx_node import DOMAIN, FUSED, PLAIN, Body, add_bodies
+from ovavss.msda.onnx_node import DOMAIN, FUSED, PLAIN, FallbackBody, add_bodies
 
 SHAPES = ((7, 5), (4, 3), (1, 1))
 TYPES = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("float16"): TensorProto.FLOAT16}
 
 
-def one_node(name: str, body: Body, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def one_node(name: str, body: FallbackBody, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """The output of a model that is the op alone."""
     attributes = {"plugin_namespace": "ovavss", "plugin_version": "1"}
     node = helper.make_node(name, list(inputs), ["output"], domain=DOMAIN, **attributes)
@@ -53,9 +53,9 @@ def drawn(batch: int, queries: int) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("body", list(Body))
+@pytest.mark.parametrize("body", list(FallbackBody))
 @pytest.mark.parametrize(("batch", "queries"), [(1, 1), (3, 11)])
-def test_bodies_equal_pytorch(body: Body, batch: int, queries: int) -> None:
+def test_bodies_equal_pytorch(body: FallbackBody, batch: int, queries: int) -> None:
     arrays = drawn(batch, queries)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     fused = {name: arrays[name] for name in ("value", "shapes", "references", "offsets", "logits")}
@@ -68,8 +68,8 @@ def test_bodies_equal_pytorch(body: Body, batch: int, queries: int) -> None:
     np.testing.assert_allclose(one_node(PLAIN, body, plain), expected.numpy(), atol=5e-6)
 
 
-@pytest.mark.parametrize("body", list(Body))
-def test_half_values_with_float_places(body: Body) -> None:
+@pytest.mark.parametrize("body", list(FallbackBody))
+def test_half_values_with_float_places(body: FallbackBody) -> None:
     arrays = drawn(2, 5)
     fused = {name: arrays[name] for name in ("value", "shapes", "references", "offsets", "logits")}
     expected = one_node(FUSED, body, fused)

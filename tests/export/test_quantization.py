@@ -224,8 +224,8 @@ def test_what_cannot_be_calibrated_on(tiny_engines: Path, crops: np.ndarray, tmp
     assert f"holds float64 [{len(crops)}, 3, 32, 32], {wrong}" in refused(crops.astype(np.float64))
     spoiled = crops.copy()
     spoiled[7, 0, 3, 3] = np.nan
-    assert "crops.npy holds values that are no pixels as CLIP normalises them" in refused(spoiled)
-    assert "are no pixels as CLIP normalises them" in refused(100 * crops)
+    assert "crops.npy holds values that are no pixels as CLIP normalizes them" in refused(spoiled)
+    assert "are no pixels as CLIP normalizes them" in refused(100 * crops)
     assert f"--calibration gives 5 crops of the {LEAST} that are needed" in refused(crops[:5])
     message = build(tmp_path / "r50", "--precision", "fp8", code=2, preset="r50")
     assert "of preset 'r50' need --calibration: videos with sound" in message

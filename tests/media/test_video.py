@@ -8,7 +8,7 @@ import pytest
 from media_files import frame_number, tone, write
 
 from ovavss.errors import UserError
-from ovavss.media.video import SAMPLE_RATE, Instant, probe, read_windows
+from ovavss.media.video import SAMPLE_RATE, FramePosition, probe, read_windows
 
 
 def one(path: Path, **options: object) -> object:
@@ -23,11 +23,15 @@ def loudest_hertz(waveform: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("instant", "numbers"),
-    [(Instant.START, [0, 10, 20, 30, 40]), (Instant.MIDDLE, [5, 15, 25, 35, 45]), (Instant.END, [9, 19, 29, 39, 49])],
+    ("frame_position", "numbers"),
+    [
+        (FramePosition.START, [0, 10, 20, 30, 40]),
+        (FramePosition.MIDDLE, [5, 15, 25, 35, 45]),
+        (FramePosition.END, [9, 19, 29, 39, 49]),
+    ],
 )
-def test_which_frame_stands_for_a_second(tmp_path: Path, instant: Instant, numbers: list[int]) -> None:
-    window = one(write(tmp_path / "a.mkv", seconds=5), instant=instant)
+def test_which_frame_stands_for_a_second(tmp_path: Path, frame_position: FramePosition, numbers: list[int]) -> None:
+    window = one(write(tmp_path / "a.mkv", seconds=5), frame_position=frame_position)
     assert [frame_number(frame) for frame in window.frames] == numbers
     np.testing.assert_allclose(window.timestamps, np.array(numbers) / 10, atol=2e-3)
 

@@ -50,7 +50,7 @@ def test_definition() -> None:
     shapes = [(1, 1), (3, 5), (6, 4)]
     value = rng.standard_normal((2, 40, 3, 8))
     locations = rng.uniform(-0.3, 1.3, (2, 7, 3, 3, 2, 2))
-    locations[0, 0] = 0.5  # pixel centres and borders
+    locations[0, 0] = 0.5  # pixel centers and borders
     locations[0, 1], locations[0, 2] = 0.0, 1.0
     weights = rng.uniform(0, 1, (2, 7, 3, 3, 2))
     actual = ms_deform_attn(*(torch.from_numpy(value), shapes, torch.from_numpy(locations), torch.from_numpy(weights)))

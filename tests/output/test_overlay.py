@@ -14,26 +14,26 @@ NAMES = ["man", "piano", "a name that is far too long for any label that one cou
 
 
 def shown(height: int, width: int, second: float = 0.0, labels: tuple[int, ...] = (0, 1)) -> Shown:
-    """A grey frame with one disc for each label, and a tone of 440 Hz."""
+    """A gray frame with one disc for each label, and a tone of 440 Hz."""
     y, x = np.mgrid[:height, :width]
     label_map = np.zeros((height, width), np.uint16)
     for place, label in enumerate(labels):
-        centre = (place + 0.5) / len(labels) * width
-        label_map[(x - centre) ** 2 + (y - height / 2) ** 2 < (min(height, width) / (2 * len(labels))) ** 2] = label + 1
+        center = (place + 0.5) / len(labels) * width
+        label_map[(x - center) ** 2 + (y - height / 2) ** 2 < (min(height, width) / (2 * len(labels))) ** 2] = label + 1
     sound = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000).astype(np.float32)
     frame = np.full((height, width, 3), 100, np.uint8)
     return Shown(frame, label_map, {label: 0.876 for label in labels}, sound, second)
 
 
-def has_colour(picture: np.ndarray, label: int) -> bool:
-    return bool((picture == overlay.class_colour(label)).all(axis=-1).any())
+def has_color(picture: np.ndarray, label: int) -> bool:
+    return bool((picture == overlay.class_color(label)).all(axis=-1).any())
 
 
-def test_colours_are_distinct_bright_and_stable() -> None:
-    colours = [overlay.class_colour(index) for index in range(1000)]
-    assert len(set(colours)) == 1000
-    assert all(max(colour) > 150 for colour in colours)
-    assert colours[:2] == [(255, 77, 94), (54, 197, 240)]
+def test_colors_are_distinct_bright_and_stable() -> None:
+    colors = [overlay.class_color(index) for index in range(1000)]
+    assert len(set(colors)) == 1000
+    assert all(max(color) > 150 for color in colors)
+    assert colors[:2] == [(255, 77, 94), (54, 197, 240)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_regions_change_and_the_rest_does_not() -> None:
     # Only the labels' plates lie over the fill, so each pixel inside differs from the frame.
     assert (picture[inside] != before[inside]).any(axis=-1).all()
     assert np.array_equal(picture[:60], before[:60]) and np.array_equal(picture[:, -40:], before[:, -40:])
-    assert has_colour(picture, 0) and has_colour(picture, 1) and not has_colour(picture, 2)
+    assert has_color(picture, 0) and has_color(picture, 1) and not has_color(picture, 2)
     fill = picture[330, 213].astype(int) - 100
     assert np.sign(fill).tolist() == [1, -1, -1]  # towards red
 
@@ -81,7 +81,7 @@ def test_scattered_pixels_are_drawn() -> None:
     noise = np.random.default_rng(0).integers(0, 5, (200, 700)).astype(np.uint8)
     noise[::2], noise[:, ::2] = 0, 0
     picture = overlay.draw_regions(Shown(np.zeros((200, 700, 3), np.uint8), noise, {}, np.zeros(0), 0), NAMES, 14)
-    assert all(has_colour(picture, label) for label in range(4))
+    assert all(has_color(picture, label) for label in range(4))
 
 
 def test_resizing_keeps_the_regions() -> None:
@@ -96,11 +96,11 @@ def test_legend_shows_the_names_that_are_there() -> None:
     empty = np.asarray(overlay.draw_legend([], NAMES, 640, 16, 2))
     two = np.asarray(overlay.draw_legend([0, 3], NAMES, 640, 16, 2))
     assert empty.shape == two.shape  # a film's legend must not change its height
-    assert [has_colour(two, label) for label in range(4)] == [True, False, False, True]
-    assert not any(has_colour(empty, label) for label in range(4))
+    assert [has_color(two, label) for label in range(4)] == [True, False, False, True]
+    assert not any(has_color(empty, label) for label in range(4))
     assert (empty != overlay.PANEL).any()  # it says that nothing sounds
     many = np.asarray(overlay.draw_legend(range(40), [f"name {i}" for i in range(40)], 320, 16, 2))
-    assert has_colour(many, 0) and not has_colour(many, 39)
+    assert has_color(many, 0) and not has_color(many, 39)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_the_sheet_shows_regions_and_legend(tmp_path: Path) -> None:
     sheet.save(tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as image:
         legend = np.asarray(image)[-45:]
-    assert [has_colour(legend, label) for label in range(4)] == [True, True, False, False]
+    assert [has_color(legend, label) for label in range(4)] == [True, True, False, False]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ovavss.models.ov_avss.mask_crop import Regions
-from ovavss.pipeline.early_exit import Looking, look_at_all, look_until_sure
+from ovavss.pipeline.early_exit import CropRequests, all_crops, early_exit
 
 # Two names. With the scale of 100, a cosine apart by 0.05 is a probability of 0.993, by 0.01 of 0.73.
 VOCABULARY = torch.eye(2)
@@ -21,7 +21,7 @@ def regions_of(queries: int, frames: int, confidence: Tensor | None = None, area
     return Regions(frame, query, torch.zeros(len(frame), 4), confidence, 50 * ones if area is None else area)
 
 
-def drive(looking: Looking, embeddings: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
+def drive(looking: CropRequests, embeddings: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
     """Answers with the rows of `embeddings`; what was asked, and what came of it."""
     asked: list[list[int]] = []
     answer = None
@@ -43,14 +43,15 @@ def masks(queries: int, frames: int) -> Tensor:
 
 def until_sure(regions: Regions, embeddings: Tensor, **changed: Tensor) -> tuple[list[list[int]], Tensor, Tensor]:
     queries, frames = int(regions.query.max()) + 1, int(regions.frame.max()) + 1
-    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries),
-             "stands": torch.arange(len(regions)), "views": torch.zeros(len(regions), 3, 8, 8)} | changed  # fmt: skip
-    return drive(look_until_sure(regions=regions, vocabulary=VOCABULARY, sure=0.9, **given), embeddings)
+    count = len(regions)
+    given = {"mask_logits": masks(queries, frames), "sound_scores": torch.ones(queries)}
+    given |= {"crop_index": torch.arange(count), "views": torch.zeros(count, 3, 8, 8)} | changed
+    return drive(early_exit(regions=regions, vocabulary=VOCABULARY, confidence_threshold=0.9, **given), embeddings)
 
 
 def test_all_at_once() -> None:
-    regions, stands = regions_of(2, 2), torch.tensor([0, 0, 1, 2])
-    asked, query, found = drive(look_at_all(regions, stands), torch.arange(3.0)[:, None])
+    regions, crop_index = regions_of(2, 2), torch.tensor([0, 0, 1, 2])
+    asked, query, found = drive(all_crops(regions, crop_index), torch.arange(3.0)[:, None])
     assert asked == [[0, 1, 2]] and query.tolist() == [0, 1, 0, 1] and found.tolist() == [[0], [0], [1], [2]]
 
 
@@ -87,7 +88,7 @@ def test_a_frame_unlike_those_seen_is_looked_at_however_sure_the_name() -> None:
 
 
 def test_a_shared_crop_is_seen_once() -> None:
-    asked, query, found = until_sure(regions_of(2, 1), SURE[None], stands=torch.tensor([0, 0]))
+    asked, query, found = until_sure(regions_of(2, 1), SURE[None], crop_index=torch.tensor([0, 0]))
     assert asked == [[0]] and query.tolist() == [0, 1] and torch.equal(found, torch.stack([SURE, SURE]))
 
 
@@ -107,7 +108,7 @@ def test_faint_queries_wait_for_the_others(covered: bool, first: Tensor, asked: 
 
 def test_nothing_to_look_at() -> None:
     nothing = regions_of(1, 1).select(slice(0, 0))
-    stands, views = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 8, 8)
-    looking = look_until_sure(masks(1, 1), torch.ones(1), nothing, stands, views, VOCABULARY, 0.9)
+    crop_index, views = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, 8, 8)
+    looking = early_exit(masks(1, 1), torch.ones(1), nothing, crop_index, views, VOCABULARY, 0.9)
     asked, query, found = drive(looking, torch.zeros(0, 2))
     assert asked == [] and len(query) == 0 and found.shape == (0, 2)

@@ -30,7 +30,7 @@ def clip() -> tuple[np.ndarray, np.ndarray]:
 
 
 class Changed(Runner):
-    """A localiser whose outputs a test replaces."""
+    """A localizer whose outputs a test replaces."""
 
     def __init__(self, runner: Runner, **outputs: torch.Tensor) -> None:
         super().__init__(runner.spec)
@@ -86,10 +86,10 @@ def test_several_clips_as_one_by_one(runners: dict[str, Runner], clip: tuple[np.
     frames, waveform = clip
     clips = [(frames, waveform), (frames[::-1].copy(), -waveform), (frames[:, ::-1].copy(), waveform * 0.1)]
     alone = [pipeline(*one, vocabulary) for one in clips]
-    together = pipeline.many(clips, vocabulary)
+    together = pipeline.run_batch(clips, vocabulary)
     threads = torch.get_num_threads()
     streamed = [list(pipeline.stream(clips, vocabulary, *how)) for how in ((1,), (1, True), (2,))]
-    batches = Pipeline(TINY, runners, Options(localiser_batch=2))
+    batches = Pipeline(TINY, runners, Options(localizer_batch=2))
     streamed += [list(batches.stream(clips, vocabulary, *how)) for how in ((1,), (1, True), (2,))]
     assert torch.get_num_threads() == threads
     for found in (together, *streamed):
@@ -99,8 +99,8 @@ def test_several_clips_as_one_by_one(runners: dict[str, Runner], clip: tuple[np.
             assert (one.label_map == other.label_map).float().mean() > 0.999 and one.crops == other.crops > 7
 
 
-def test_batches_of_the_localiser(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
-    """Neighbours of one size share a call; the order is that of the clips."""
+def test_batches_of_the_localizer(runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
+    """Neighbors of one size share a call; the order is that of the clips."""
     sizes: list[int] = []
 
     class Counting(Changed):
@@ -110,8 +110,8 @@ def test_batches_of_the_localiser(runners: dict[str, Runner], clip: tuple[np.nda
 
     frames, waveform = clip
     clips = [(frames[:, :side], waveform) for side in (90, 90, 90, 64, 90)]
-    counting = Pipeline(TINY, runners | {USSLM_GRAPH: Counting(runners[USSLM_GRAPH])}, Options(localiser_batch=2))
-    found = counting.many(clips, counting.embed_names(["man"]))
+    counting = Pipeline(TINY, runners | {USSLM_GRAPH: Counting(runners[USSLM_GRAPH])}, Options(localizer_batch=2))
+    found = counting.run_batch(clips, counting.embed_names(["man"]))
     assert sizes == [2, 1, 1, 1]
     assert [one.label_map.shape[1] for one in found] == [90, 90, 90, 64, 90]
 
@@ -134,18 +134,19 @@ def test_looking_until_sure(runners: dict[str, Runner], clip: tuple[np.ndarray, 
     """One frame where any name will do, all of them where none will; the same alone and among other clips."""
     vocabulary = Pipeline(TINY, runners).embed_names(["man", "dog"])
     clips = [clip, (clip[0][::-1].copy(), clip[1])]
-    every = Pipeline(TINY, runners).many(clips, vocabulary)
+    every = Pipeline(TINY, runners).run_batch(clips, vocabulary)
     strict, easy = (
-        Pipeline(TINY, runners, Options(sure=sure, clip_batch=7)).many(clips, vocabulary) for sure in (1.0, 0.0)
+        Pipeline(TINY, runners, Options(confidence_threshold=limit, clip_batch=7)).run_batch(clips, vocabulary)
+        for limit in (1.0, 0.0)
     )
     for one, all_frames in zip(strict, every):
         torch.testing.assert_close(one.ranking.score, all_frames.ranking.score)
         assert one.crops <= all_frames.crops
     assert all(0 < one.crops <= 10 < all_frames.crops for one, all_frames in zip(easy, every))
-    alone = Pipeline(TINY, runners, Options(sure=0.0))(*clips[1], vocabulary)
+    alone = Pipeline(TINY, runners, Options(confidence_threshold=0.0))(*clips[1], vocabulary)
     assert alone.crops == easy[1].crops and torch.equal(alone.label_map, easy[1].label_map)
     # A threshold on sound that nothing reaches leaves nothing to look at.
-    options = Options(Proposals.SOUNDING, sound_threshold=1.0, sure=0.9)
+    options = Options(Proposals.SOUNDING, sound_threshold=1.0, confidence_threshold=0.9)
     assert Pipeline(TINY, runners, options)(*clip, vocabulary).crops == 0
 
 
@@ -179,7 +180,7 @@ def test_a_clock_hears_every_step(runners: dict[str, Runner], clip: tuple[np.nda
 
 @pytest.mark.parametrize("crop", list(Crop))
 def test_every_crop_strategy(crop: Crop, runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
-    pipeline = Pipeline(TINY, runners, Options(crop=crop, square_anchor="centre"))
+    pipeline = Pipeline(TINY, runners, Options(crop=crop, square_anchor="center"))
     assert pipeline(*clip, pipeline.embed_names(["man"])).crops > 0
 
 

@@ -103,8 +103,8 @@ def adversarial_cases() -> dict[str, Case]:
     sizes = base.shapes[:, ::-1].astype(np.float64)  # (w, h)
     rng = np.random.default_rng(1)
     steps = rng.integers(-2, 9, base.locations.shape)
-    centres, borders = (steps + 0.5) / sizes[:, None], steps / sizes[:, None]
-    with_places("pixel centres", centres, steps + 0.5, np.zeros(2))
+    centers, borders = (steps + 0.5) / sizes[:, None], steps / sizes[:, None]
+    with_places("pixel centers", centers, steps + 0.5, np.zeros(2))
     with_places("pixel borders", borders, steps, np.zeros(2))
     with_places("the map's own borders", rng.integers(0, 2, base.locations.shape), steps, np.ones(2))
     with_places("just outside", np.where(steps > 3, 1 + 0.5 / sizes[:, None], -0.5 / sizes[:, None]), -0.5, np.zeros(2))
@@ -122,7 +122,7 @@ def adversarial_cases() -> dict[str, Case]:
     )
     cases["one pixel"] = random_case([(1, 1)], channels=8)
     cases["one row, one column"] = random_case([(1, 9), (9, 1)], channels=8)
-    # Positions that float32 rounds up to the last pixel, which has no neighbour to extrapolate to.
+    # Positions that float32 rounds up to the last pixel, which has no neighbor to extrapolate to.
     wide = random_case([(1, 20000)], batch=1, queries=32, heads=1, channels=8)
     steps = np.float32(2.0**-24) * rng.integers(0, 40, wide.locations.shape)
     at_last = (np.float32((20000 - 0.5) / 20000) - steps).astype(np.float32)

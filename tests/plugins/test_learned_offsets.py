@@ -9,14 +9,14 @@ import pytest
 import reference
 from page_model import page, page_model
 
-from ovavss.msda.onnx_node import DOMAIN, FUSED, Body
+from ovavss.msda.onnx_node import DOMAIN, FUSED, FallbackBody
 from ovavss.msda.rewrite.model import rewrite
 
 
 @pytest.mark.slow
 def test_layers_of_a_trained_model(onnxruntime_library: Path) -> None:
     model = onnx.load(page_model())
-    rewrite(model, Path(), Body.GRID_SAMPLE)
+    rewrite(model, Path(), FallbackBody.GRID_SAMPLE)
     layers = [node for node in model.graph.node if node.domain == DOMAIN]
     assert len(layers) == 6
     del model.graph.output[:]

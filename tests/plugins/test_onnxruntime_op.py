@@ -66,12 +66,12 @@ def test_half_types(onnxruntime_library: Path, form: str, types: tuple[str, str]
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_every_half_number(onnxruntime_library: Path, dtype: str) -> None:
-    """All 65536 of them, through the op at pixel centres and back: the conversions are our own."""
+    """All 65536 of them, through the op at pixel centers and back: the conversions are our own."""
     numbers = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(getattr(torch, dtype)).float().numpy()
     numbers = np.where(np.isfinite(numbers), numbers, 0)
-    shapes, centre = np.array([[1, 1]]), np.full((8192, 1, 1, 1, 1, 2), 0.5, np.float32)
+    shapes, center = np.array([[1, 1]]), np.full((8192, 1, 1, 1, 1, 2), 0.5, np.float32)
     typed = numbers.astype(np.float16) if dtype == "float16" else numbers
-    inputs = [typed.reshape(8192, 1, 1, 8), shapes, centre, np.ones((8192, 1, 1, 1, 1), np.float32)]
+    inputs = [typed.reshape(8192, 1, 1, 8), shapes, center, np.ones((8192, 1, 1, 1, 1), np.float32)]
     op = session(model("plain", dtype), onnxruntime_library)
     (output,) = op.run(None, dict(zip(INPUTS["plain"], inputs)))
     assert np.array_equal(output.ravel(), numbers)

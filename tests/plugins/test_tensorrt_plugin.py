@@ -62,7 +62,7 @@ def tensors(form: str, types: dict[str, str] | None = None, **shapes: tuple[int,
 
 
 def model(folder: Path, form: str, body: bool, value: str = "float32", **attributes: object) -> Path:
-    """An ONNX file that holds the op alone. Its function body is no attention: one layer that is easily recognised."""
+    """An ONNX file that holds the op alone. Its function body is no attention: one layer that is easily recognized."""
     op, inputs = NAMES[form], TENSORS[form][:-1]
     attributes = {"plugin_namespace": "ovavss", "plugin_version": "1"} | attributes
     sizes = {B: "batch", S: "tokens", Q: "queries"}

@@ -41,11 +41,11 @@ def same(one: Segmentation, other: Segmentation) -> bool:
     )
 
 
-def test_the_localiser_goes_first(server: Live) -> None:
+def test_the_localizer_goes_first(server: Live) -> None:
     """On a CPU the other steps' processes have a lower priority."""
     steps = {step: os.getpriority(os.PRIO_PROCESS, pid) for step, pid in server.steps().items()}
-    localiser = steps.pop("usslm")
-    assert len(steps) == 6 and set(steps.values()) == {localiser + 5}
+    localizer = steps.pop("usslm")
+    assert len(steps) == 6 and set(steps.values()) == {localizer + 5}
 
 
 def test_all_held_out_clips(server: Live, local: Pipeline) -> None:
@@ -78,7 +78,7 @@ def test_all_held_out_clips(server: Live, local: Pipeline) -> None:
     "options",
     [
         Options(Proposals.SOUNDING, 0.4, 0.6, top_k=3),
-        Options(crop=Crop.CROP_RESIZE, square_anchor="centre"),
+        Options(crop=Crop.CROP_RESIZE, square_anchor="center"),
         Options(crop=Crop.NONE, frames_per_query=1, merge_iou=0.5, named_only=True),
         Options(Proposals.SOUNDING, sound_threshold=1.0),
     ],

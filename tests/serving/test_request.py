@@ -20,7 +20,7 @@ from ovavss.serving.request import (
 
 
 def test_parameters_there_and_back() -> None:
-    options = Options(Proposals.SOUNDING, 0.25, 0.75, 3, Crop.NONE, "centre", frames_per_query=2, merge_iou=0.9)
+    options = Options(Proposals.SOUNDING, 0.25, 0.75, 3, Crop.NONE, "center", frames_per_query=2, merge_iou=0.9)
     assert read_parameters(json.dumps(write_parameters(options, MaskFormat.RLE))) == (options, MaskFormat.RLE)
     assert write_parameters(Options(), MaskFormat.BITS) == {} and read_parameters("") == (Options(), MaskFormat.BITS)
     with pytest.raises(UserError, match="the server has no option 'sound_map'"):

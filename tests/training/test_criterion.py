@@ -1,4 +1,4 @@
-"""The set criterion: golden 08 and the behaviour that the golden vectors do not cover."""
+"""The set criterion: golden 08 and the behavior that the golden vectors do not cover."""
 
 import math
 from collections.abc import Callable
@@ -134,7 +134,7 @@ def test_clip_without_instances_keeps_the_graph() -> None:
     assert losses["loss_ce"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_batch_is_normalised_by_its_instances() -> None:
+def test_batch_is_normalized_by_its_instances() -> None:
     """Mask losses of a batch are the clips' sums over the batch's instances, whatever the mix of clips."""
     criterion = SetCriterion(num_points=9, importance_sample_ratio=0.0)
     points = torch.rand(9, 2, generator=torch.Generator().manual_seed(1))

@@ -21,7 +21,7 @@ from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import torch_runners
 from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.batch_norm import thaw_batch_norm
-from ovavss.training.crops import localiser_crops, marked_categories, normalised, rough_crops, rough_logits
+from ovavss.training.crops import localizer_crops, marked_categories, normalized, rough_crops, rough_logits
 from ovavss.training.pretrain_audio import (
     CELLS,
     PAIR_SCALE,
@@ -49,13 +49,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RECIPE = TinyRecipe(
     world_clips=6, audio_clips=2, audio_steps=1, backbone_steps=1, fusion_steps=1, crop_clips=2, clip_steps=1,
     adapt_clips=2, adapt_steps=1, bank_mixtures=120,
-    localiser=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64),
+    localizer=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64),
 )  # fmt: skip
 
 
 def test_stages_end_in_weights_that_load(work: Path, tmp_path: Path) -> None:
     training = TinyTraining(TINY, RECIPE, work, workers=1)
-    usslm, encoder = training.localiser(), training.audio_encoder()
+    usslm, encoder = training.localizer(), training.audio_encoder()
     clip = training.adapted_clip(usslm)
     path = tmp_path / "tiny.safetensors"
     write_weights(path, encoder, usslm, clip, TINY)
@@ -67,7 +67,7 @@ def test_stages_end_in_weights_that_load(work: Path, tmp_path: Path) -> None:
             assert torch.allclose(theirs.state_dict()[name].float(), tensor.float(), rtol=1e-3, atol=1e-5), name
     # Finished stages are read again, not trained again.
     again = TinyTraining(TINY, RECIPE, work, workers=1)
-    for name, tensor in again.localiser().state_dict().items():
+    for name, tensor in again.localizer().state_dict().items():
         assert torch.equal(tensor, usslm.state_dict()[name]), name
 
 
@@ -107,9 +107,9 @@ def test_labels_of_what_is_heard_and_seen(tmp_path: Path) -> None:
     assert roughen(patches.float()).isfinite().all()
     assert not labels[:, 0].any() and not labels[:, 7].any()
     world = rendered_world(tmp_path, 4, 4, workers=1)
-    images, colour, form = seen_labels(world, np.array([0, 3]), np.array([1, 4]))
-    assert images.shape == (2, 3, 96, 96) and colour.shape == form.shape == (2, 12, 12)
-    categories = {int(c) - 1 for c in ((colour - 1) * len(FORMS) + form)[colour > 0].unique()}
+    images, color, form = seen_labels(world, np.array([0, 3]), np.array([1, 4]))
+    assert images.shape == (2, 3, 96, 96) and color.shape == form.shape == (2, 12, 12)
+    categories = {int(c) - 1 for c in ((color - 1) * len(FORMS) + form)[color > 0].unique()}
     assert categories <= {shape.category for i in (0, 3) for shape in _scene(i).shapes}
     assert scene.snippets == 5
 
@@ -158,27 +158,27 @@ def test_embeddings_say_what_the_shared_layer_says() -> None:
 def test_unseen_combinations_are_neither_taught_nor_denied(tmp_path: Path) -> None:
     assert SEEN[1:, 1:].flatten().nonzero().flatten().tolist() == list(BASE) and SEEN[0].all() and SEEN[:, 0].all()
     world = rendered_world(tmp_path, 4, 4, workers=1)
-    _, colours, forms = seen_labels(world, np.arange(4), np.zeros(4, np.int64))
+    _, colors, forms = seen_labels(world, np.arange(4), np.zeros(4, np.int64))
     logits = torch.randn(4, len(FORMS) + 1, 12, 12, requires_grad=True)
-    loss_among_seen(logits, forms, SEEN[colours]).backward()
+    loss_among_seen(logits, forms, SEEN[colors]).backward()
     gradient = logits.grad
     assert gradient is not None
-    untaught = ~SEEN[colours].movedim(-1, 1)
+    untaught = ~SEEN[colors].movedim(-1, 1)
     assert untaught.any() and not gradient[untaught].any() and gradient[~untaught].any()
 
 
-def test_other_hues_are_no_colours_of_the_world() -> None:
+def test_other_hues_are_no_colors_of_the_world() -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     palette = torch.tensor([RGB[c] for c in range(6)], dtype=torch.float32)
     torch.manual_seed(0)
     for rgb in palette:
         images = ((rgb[:, None, None] - mean) / std).expand(400, -1, 2, 2)
         turned = (other_hues(images) * std + mean)[:, :, 0, 0]
-        # A shape's colour varies by 14 in each channel.
+        # A shape's color varies by 14 in each channel.
         assert ((turned[:, None] - palette).abs().amax(2) > 14).all()
         assert (turned - rgb).abs().amax(1).max() > 150  # and they go all the way round
-    grey = torch.full((3, 1, 1), 90.0)
-    torch.testing.assert_close(other_hues(((grey - mean) / std)[None]) * std + mean, grey[None], atol=1e-3, rtol=0)
+    gray = torch.full((3, 1, 1), 90.0)
+    torch.testing.assert_close(other_hues(((gray - mean) / std)[None]) * std + mean, gray[None], atol=1e-3, rtol=0)
 
 
 def test_frames_of_the_fusion_pretraining(tmp_path: Path) -> None:
@@ -242,12 +242,12 @@ def test_a_query_has_the_category_of_what_it_marks() -> None:
 
 
 @needs_weights
-def test_crops_by_the_localiser_are_those_that_the_pipeline_names() -> None:
+def test_crops_by_the_localizer_are_those_that_the_pipeline_names() -> None:
     models = load_models(TINY, WeightsSource()).models
     modules = graph_modules(models)
-    localiser = modules[USSLM_GRAPH]
-    assert isinstance(localiser, UsslmGraph)
-    crops, labels = localiser_crops(models.audio_encoder, localiser, 6, range(3), 32)
+    localizer = modules[USSLM_GRAPH]
+    assert isinstance(localizer, UsslmGraph)
+    crops, labels = localizer_crops(models.audio_encoder, localizer, 6, range(3), 32)
     seen: list[torch.Tensor] = []
 
     def look(crops: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -261,7 +261,7 @@ def test_crops_by_the_localiser_are_those_that_the_pipeline_names() -> None:
         pipeline(clip.frames, clip.waveform, torch.zeros(1, TINY.clip.embed_dim))
     named = torch.cat(seen).flatten(1)
     assert 0 < len(crops) <= len(named)
-    distance = torch.cdist(normalised(torch.from_numpy(crops)).flatten(1), named).amin(1)
+    distance = torch.cdist(normalized(torch.from_numpy(crops)).flatten(1), named).amin(1)
     assert (distance < 0.02 * named.norm(dim=1).mean()).all()  # stored with 8 bits
     shown = {shape.category for i in range(3) for shape in sample_scene(6, i).shapes}
     assert set(labels.tolist()) <= shown

@@ -1,8 +1,8 @@
-"""The sounds of the synthetic world: colour is a pitch register, form is a pattern in time and timbre.
+"""The sounds of the synthetic world: color is a pitch register, form is a pattern in time and timbre.
 
 Everything is laid out in units of the mel bins of the VGGish front end (64 HTK bins, 125-7500 Hz). The six registers
 are the cells of eight bins from 8-15 to 48-55 and a pattern fills the six inner bins of its cell, so a form in another
-colour is, in the log-mel patch, the same picture moved by whole cells along the mel axis: pooling by eight bins keeps
+color is, in the log-mel patch, the same picture moved by whole cells along the mel axis: pooling by eight bins keeps
 registers apart and treats all of them alike. The patterns (periods at tempo 1):
 
 | form     | pattern                                                        |
@@ -32,7 +32,7 @@ STATE_SECONDS = 0.96  # one VGGish patch
 MEL_BINS = 64
 REGISTER_BINS = 8
 REGISTER_STARTS = tuple(REGISTER_BINS * (1 + i) for i in range(6))  # an empty cell on either side of all six
-REGISTER_HALF_WIDTH = 2.5  # bins used on each side of the centre
+REGISTER_HALF_WIDTH = 2.5  # bins used on each side of the center
 
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _MEL_LOW, _MEL_HIGH = (1127.0 * np.log1p(f / 700.0) for f in (125.0, 7500.0))
@@ -60,7 +60,7 @@ class Sound:
 
 
 def bin_to_hz(mel_bin: np.ndarray | float) -> np.ndarray:
-    """Centre frequency in Hz of a (fractional) mel bin."""
+    """Center frequency in Hz of a (fractional) mel bin."""
     return np.asarray(700.0 * np.expm1((_MEL_LOW + (np.asarray(mel_bin) + 1.0) * _MEL_STEP) / 1127.0))
 
 
@@ -85,7 +85,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     return np.log(mel_magnitude(waveform) + np.float32(0.01))
 
 
-def register_centre(register: int) -> float:
+def register_center(register: int) -> float:
     """Middle of a register (0-5) in mel bins: a half, since a register has an even number of bins."""
     return REGISTER_STARTS[register] + (REGISTER_BINS - 1) / 2
 
@@ -99,7 +99,7 @@ def _line(mel_bin: float) -> np.ndarray:
     return np.sin(hz * turn + _SPREAD * np.sin(width * turn))
 
 
-def _noise(centre: float, form: int) -> np.ndarray:
+def _noise(center: float, form: int) -> np.ndarray:
     """A looped band of noise: a line per half bin, each flickering on its own in the same way in every register."""
     rng = np.random.Generator(np.random.PCG64([form, 1]))  # without the register: the same flicker everywhere
     out = np.zeros(_LOOP)
@@ -109,7 +109,7 @@ def _noise(centre: float, form: int) -> np.ndarray:
         spectrum = np.zeros(_LOOP, np.complex128)
         spectrum[:slow] = rng.standard_normal(slow) + 1j * rng.standard_normal(slow)
         envelope = np.fft.ifft(spectrum)
-        hz = round(float(bin_to_hz(centre + offset)) * _LOOP / SAMPLE_RATE) - slow // 2
+        hz = round(float(bin_to_hz(center + offset)) * _LOOP / SAMPLE_RATE) - slow // 2
         out += (envelope * np.exp(1j * (hz * turn))).real
     return out / np.abs(out).max()
 
@@ -117,15 +117,15 @@ def _noise(centre: float, form: int) -> np.ndarray:
 @cache
 def _carrier(form: int, register: int) -> np.ndarray:
     """The looped carrier float32 [131072] of a form whose pattern only shapes loudness; empty for the moving lines."""
-    centre = register_centre(register)
+    center = register_center(register)
     if form == 0:
-        loop = _line(centre)
+        loop = _line(center)
     elif form == 1:
-        loop = _line(centre - 2) + _line(centre + 2)
+        loop = _line(center - 2) + _line(center + 2)
     elif form == 3:
-        loop = _line(centre - 2.5) + _line(centre) + _line(centre + 2.5)
+        loop = _line(center - 2.5) + _line(center) + _line(center + 2.5)
     elif form == 5:
-        loop = _noise(centre, form)
+        loop = _noise(center, form)
     else:
         loop = np.zeros(0)
     return loop.astype(np.float32)
@@ -139,7 +139,7 @@ def _edges(length: int, fade: int) -> np.ndarray:
 
 def _period(form: int, register: int, tempo: float) -> np.ndarray:
     """One period float32 of the pattern: the loudness for carriers, the sound itself for moving lines."""
-    centre = register_centre(register)
+    center = register_center(register)
     seconds = (0.0, 0.24, 0.32, 0.32, 0.16, 0.0)[form]
     length = max(1, round(seconds * SAMPLE_RATE / tempo))
     if form == 1:
@@ -150,8 +150,8 @@ def _period(form: int, register: int, tempo: float) -> np.ndarray:
         return (np.minimum(1.0, (index + 1) / 48) * np.exp(-index / (0.06 * SAMPLE_RATE))).astype(np.float32)
     if form in (2, 4):
         bins = np.linspace(-2.6, 2.6, length) if form == 2 else np.where(np.arange(length) < length // 2, -2.0, 2.0)
-        width = bin_to_hz(centre + bins + 0.5) - bin_to_hz(centre + bins - 0.5)
-        turns = 2.0 * np.pi / SAMPLE_RATE * np.cumsum([bin_to_hz(centre + bins), width], axis=1)
+        width = bin_to_hz(center + bins + 0.5) - bin_to_hz(center + bins - 0.5)
+        turns = 2.0 * np.pi / SAMPLE_RATE * np.cumsum([bin_to_hz(center + bins), width], axis=1)
         sound = np.sin(turns[0] + _SPREAD * np.sin(turns[1]))
         # A fade hides the jump of the line, which would click over all registers.
         halves = [length] if form == 2 else [length // 2, length - length // 2]
@@ -209,7 +209,7 @@ def _switches(on: Sequence[bool], samples: int) -> np.ndarray:
 def synthesize(sounds: Sequence[Sound], samples: int, noise_db: float = -60.0, noise_phase: float = 0.0) -> np.ndarray:
     """Mixes sounds over a noise floor: float32 [S] at 16 kHz, within about +-0.7.
 
-    ``sounds`` whose ``category`` is colour * 6 + form; ``noise_db``: RMS of the floor in dB below full scale;
+    ``sounds`` whose ``category`` is color * 6 + form; ``noise_db``: RMS of the floor in dB below full scale;
     ``noise_phase``: which part of the noise loop is used, in [0, 1).
     """
     out = _wrap(_background(), int(noise_phase * _LOOP), samples) * np.float32(10.0 ** (noise_db / 20.0))

@@ -107,13 +107,13 @@ def _encode_audio(container: Any, stream: Any, waveform: np.ndarray, rate: int, 
 
 
 def palette(count: int = len(CATEGORIES) + 1) -> np.ndarray:
-    """Label colours uint8 [count, 3]: the bits of the label dealt to R, G, B in turn, highest colour bit first."""
+    """Label colors uint8 [count, 3]: the bits of the label dealt to R, G, B in turn, highest color bit first."""
     label = np.arange(count)
-    colour = np.zeros((count, 3), np.int64)
+    color = np.zeros((count, 3), np.int64)
     for step in range(8):
         for channel in range(3):
-            colour[:, channel] |= ((label >> (3 * step + channel)) & 1) << (7 - step)
-    return colour.astype(np.uint8)
+            color[:, channel] |= ((label >> (3 * step + channel)) & 1) << (7 - step)
+    return color.astype(np.uint8)
 
 
 def _wav_bytes(waveform: np.ndarray) -> bytes:
@@ -204,7 +204,7 @@ def write_avsbench(
     video = max((v["id"] for v in table["videos"]), default=0) if table else 0
     instance = max((a["id"] for a in table["annotations"]), default=0) if table else 0
     known = {row[1] for row in rows}
-    colours = palette().reshape(-1).tolist()
+    colors = palette().reshape(-1).tolist()
     names = []
     for scene in scenes:
         name = f"{split}_{subset}_{scene.name}"
@@ -219,11 +219,11 @@ def write_avsbench(
         (folder / "labels_rgb").mkdir(parents=True, exist_ok=True)
         only_first = subset == "v1s" and split == "train"
         for t, (frame, label) in enumerate(zip(clip.frames, clip.label_map)):
-            # Full chroma: at 96 pixels half-size colour planes would bleed over the edges.
+            # Full chroma: at 96 pixels half-size color planes would bleed over the edges.
             Image.fromarray(frame).save(images / f"{t}.jpg", quality=95, subsampling=0)
             if not (only_first and t):
                 picture = Image.fromarray(label)
-                picture.putpalette(colours)  # turns it into a palette image
+                picture.putpalette(colors)  # turns it into a palette image
                 picture.save(folder / "labels_rgb" / f"{t}.png")
         (folder / "audio.wav").write_bytes(_wav_bytes(clip.waveform))
         sounding = [CATEGORIES[c] for c in sorted(clip.categories[clip.sounding.any(1)])]

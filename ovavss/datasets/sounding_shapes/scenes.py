@@ -1,13 +1,13 @@
-"""Sounding Shapes: a procedural audio-visual world in which coloured shapes move, and some of them sound.
+"""Sounding Shapes: a procedural audio-visual world in which colored shapes move, and some of them sound.
 
-A category is "colour form", for instance "red disc": six colours times six forms. Colour decides the pitch register and
+A category is "color form", for instance "red disc": six colors times six forms. Color decides the pitch register and
 form the pattern of the sound (``sounding_shapes_audio``), so a combination that was never seen or heard can be inferred
-from its parts. ``BASE`` (24) and ``NOVEL`` (12) split the combinations; every colour and every form is in four base and
+from its parts. ``BASE`` (24) and ``NOVEL`` (12) split the combinations; every color and every form is in four base and
 two novel ones.
 
 Rules that make a clip solvable from one frame and one second of sound: no category is visible twice in a clip, nothing
-in view has the category of a sound from outside, and no two sounds of a clip share a colour (a register is never used
-twice). Silent shapes often share the colour or the form of a sound, so neither alone gives the answer.
+in view has the category of a sound from outside, and no two sounds of a clip share a color (a register is never used
+twice). Silent shapes often share the color or the form of a sound, so neither alone gives the answer.
 
 Time grid. The audio encoder cuts patches of 0.96 s (patch i covers [0.96 i, 0.96 i + 0.975) s) while the frame of
 snippet i is shown at i + 0.5 s. So whether an object sounds is constant over [0.96 i, 0.96 (i + 1)) s, the last state
@@ -29,20 +29,20 @@ from ovavss.datasets.sounding_shapes.audio import SAMPLE_RATE, STATE_SECONDS, So
 from ovavss.errors import UserError
 
 __all__ = [
-    "BASE", "CATEGORIES", "COLOURS", "FORMS", "NOVEL", "SAMPLE_RATE", "STATE_SECONDS", "Clip", "Scene", "Shape",
+    "BASE", "CATEGORIES", "COLORS", "FORMS", "NOVEL", "SAMPLE_RATE", "STATE_SECONDS", "Clip", "Scene", "Shape",
     "Sound", "WorldConfig", "oracle", "render", "render_audio", "render_frames", "sample_scene",
 ]  # fmt: skip
 
-COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # low register to high
+COLORS = ("red", "yellow", "green", "cyan", "blue", "magenta")  # low register to high
 FORMS = ("disc", "square", "triangle", "star", "cross", "ring")
-CATEGORIES = tuple(f"{colour} {form}" for colour in COLOURS for form in FORMS)
+CATEGORIES = tuple(f"{color} {form}" for color in COLORS for form in FORMS)
 NOVEL = tuple(i for i in range(36) if (i % 6 - i // 6) % 6 in (1, 4))  # a Latin square: two a row, two a column
 BASE = tuple(i for i in range(36) if i not in NOVEL)
 
 Kind = Literal["mixed", "silent", "off_screen"]
 
 RGB = ((222, 42, 42), (238, 212, 40), (44, 168, 62), (60, 206, 220), (48, 78, 222), (208, 52, 196))
-_REACH = 1.2  # no form extends further than this many radii from its centre
+_REACH = 1.2  # no form extends further than this many radii from its center
 _MAX_SNIPPETS = 11  # beyond it i + 0.5 s lies outside state i
 
 
@@ -55,7 +55,7 @@ class WorldConfig:
     p_silent: float = 0.06  # no sound at all
     p_off_screen_only: float = 0.06  # sound, but from nothing in view
     p_off_screen: float = 0.16  # an off-screen sound beside on-screen ones (20 % of all clips with the line above)
-    p_confusable: float = 0.65  # a silent object shares colour or form with a sound
+    p_confusable: float = 0.65  # a silent object shares color or form with a sound
     p_always_on: float = 0.35  # a sound lasts for the whole clip
     p_two_runs: float = 0.30  # of the others: it is on twice rather than once
     radius: tuple[float, float] = (10 / 96, 17 / 96)
@@ -70,7 +70,7 @@ class WorldConfig:
 class Shape:
     """One visible object.
 
-    Its centre starts at ``start``, moves with ``velocity`` and swings across that direction by ``sway`` = (size, Hz,
+    Its center starts at ``start``, moves with ``velocity`` and swings across that direction by ``sway`` = (size, Hz,
     phase in radians); it bounces off the frame. ``angle`` and ``spin`` are in radians and radians per second.
     """
 
@@ -152,7 +152,7 @@ def _allowed(categories: Literal["base", "novel", "all"] | Collection[int]) -> l
         return list(named[categories])
     chosen = sorted(set(categories))
     if any(not 0 <= c < 36 for c in chosen) or len(chosen) < 8 or len({c // 6 for c in chosen}) < 4:
-        raise UserError("categories needs at least 8 indices from 0 to 35 in at least 4 colours")
+        raise UserError("categories needs at least 8 indices from 0 to 35 in at least 4 colors")
     return chosen
 
 
@@ -166,7 +166,7 @@ def _choose(rng: np.random.Generator, pool: Sequence[int]) -> int:
 
 
 def _related(pool: Sequence[int], others: Collection[int]) -> list[int]:
-    """Those of the pool that share colour or form with one of the others."""
+    """Those of the pool that share color or form with one of the others."""
     return [c for c in pool if any(c // 6 == o // 6 or c % 6 == o % 6 for o in others)]
 
 
@@ -222,7 +222,7 @@ def _draw_categories(
 def _positions(
     start: np.ndarray, velocity: np.ndarray, sway: np.ndarray, radius: np.ndarray, extent: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    """Centres float [..., t, 2] at the times [t] of objects with start and velocity [..., 2], sway [..., 3]."""
+    """Centers float [..., t, 2] at the times [t] of objects with start and velocity [..., 2], sway [..., 3]."""
     speed = np.maximum(np.hypot(velocity[..., 0], velocity[..., 1]), 1e-9)[..., None]
     across = velocity[..., ::-1] * np.array([-1.0, 1.0]) / speed
     swing = sway[..., :1] * np.sin(2.0 * np.pi * sway[..., 1:2] * times + sway[..., 2:])
@@ -348,7 +348,7 @@ def _distance(form: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ax = np.abs(x)
     if form == 1:
         return np.maximum(ax, np.abs(y)) - np.float32(0.82)
-    if form == 2:  # point up; the centroid is the centre
+    if form == 2:  # point up; the centroid is the center
         return np.maximum(ax * np.float32(0.8660254) - y * np.float32(0.5), y) - np.float32(0.59)
     if form == 4:
         ay = np.abs(y)
@@ -384,8 +384,8 @@ def _background(scene: Scene, height: int, width: int) -> np.ndarray:
     level = rng.uniform(75.0, 160.0)
     tint, second = rng.normal(0.0, 7.0, (2, 3)) + np.array([[4.0, 0.0, -4.0]])  # leans to brown
     contrast = np.array([rng.uniform(45.0, 80.0)]) + second
-    colour = (level + tint).astype(np.float32) + value[..., None] * contrast.astype(np.float32)
-    return np.clip(colour, 0, 255).astype(np.uint8)
+    color = (level + tint).astype(np.float32) + value[..., None] * contrast.astype(np.float32)
+    return np.clip(color, 0, 255).astype(np.uint8)
 
 
 def render_frames(
@@ -393,7 +393,7 @@ def render_frames(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws the scene at any times (seconds): frames uint8 [t, H, W, 3] RGB and visible masks bool [n, t, H, W].
 
-    ``size`` is (H, W). The field of the scene is centred and as large as fits. Edges are anti-aliased; a mask is where
+    ``size`` is (H, W). The field of the scene is centered and as large as fits. Edges are anti-aliased; a mask is where
     at least half of the pixel is covered and nothing is in front.
     """
     height, width = size
@@ -407,16 +407,16 @@ def render_frames(
     frame = np.arange(len(at))[:, None, None]
     for k, shape in enumerate(scene.shapes):
         radius = shape.radius * unit
-        centre = origin + unit * _positions(
+        center = origin + unit * _positions(
             np.array(shape.start), np.array(shape.velocity), np.array(shape.sway), np.array(shape.radius),
             np.array(scene.extent), at,
         )  # fmt: skip
         box = int(np.ceil(2.0 * (_REACH * radius + 1.0)))
-        first = np.clip(np.floor(centre - box / 2.0).astype(np.int64), 0, np.array([width - box, height - box]).clip(0))
+        first = np.clip(np.floor(center - box / 2.0).astype(np.int64), 0, np.array([width - box, height - box]).clip(0))
         box_w, box_h = min(box, width), min(box, height)
         columns, rows = first[:, :1] + np.arange(box_w), first[:, 1:] + np.arange(box_h)
-        x = ((columns + 0.5 - centre[:, :1]) / radius).astype(np.float32)[:, None, :]
-        y = ((rows + 0.5 - centre[:, 1:]) / radius).astype(np.float32)[:, :, None]
+        x = ((columns + 0.5 - center[:, :1]) / radius).astype(np.float32)[:, None, :]
+        y = ((rows + 0.5 - center[:, 1:]) / radius).astype(np.float32)[:, :, None]
         turn = shape.angle + shape.spin * at
         cos, sin = (f(turn).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         distance = _distance(shape.category % 6, x * cos + y * sin, y * cos - x * sin)

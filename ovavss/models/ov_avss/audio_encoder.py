@@ -31,8 +31,8 @@ def mel_filters() -> Tensor:
     bins = 1127.0 * torch.log1p(hertz / 700.0)[:, None]
     low, high = (1127.0 * math.log1p(hertz / 700.0) for hertz in (LOWEST_HZ, HIGHEST_HZ))
     edges = torch.linspace(low, high, MEL_BINS + 2, dtype=torch.float64)
-    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    filters = torch.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clamp(min=0)
+    lower, center, upper = edges[:-2], edges[1:-1], edges[2:]
+    filters = torch.minimum((bins - lower) / (center - lower), (upper - bins) / (upper - center)).clamp(min=0)
     filters[0] = 0
     return filters
 
@@ -98,7 +98,7 @@ class LogMel(nn.Module):
 
 
 class VGGish(nn.Module):
-    """VGGish without PCA and quantisation, the last ReLU kept.
+    """VGGish without PCA and quantization, the last ReLU kept.
 
     forward: log-mel patches float32 [N, 96, 64] -> float32 [N, 128].
     """

@@ -18,7 +18,7 @@ def tokenizer(config: ClipConfig) -> open_clip.SimpleTokenizer:
 
 
 class ClipImageEncoder(nn.Module):
-    """Graph 3. forward: crops float32 [n, 3, S, S], CLIP-normalised -> unit vectors float32 [n, D]."""
+    """Graph 3. forward: crops float32 [n, 3, S, S], CLIP-normalized -> unit vectors float32 [n, D]."""
 
     def __init__(self, clip: open_clip.CLIP) -> None:
         super().__init__()

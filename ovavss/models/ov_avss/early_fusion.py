@@ -59,14 +59,14 @@ class BiAttention(nn.Module):
 class FusionBlock(nn.Module):
     """LayerNorm on both streams, bi-attention, and a residual scaled by a learned gamma.
 
-    With `residual="normalised"` (published code) the residual is the normalised input, with `"plain"` (paper) the
+    With `residual="normalized"` (published code) the residual is the normalized input, with `"plain"` (paper) the
     input itself.
     forward: visual [N, V, C], audio [N, A, D] -> both, same shapes.
     """
 
     def __init__(self, visual_dim: int, audio_dim: int, config: FusionConfig) -> None:
         super().__init__()
-        self.normalised_residual = config.residual == "normalised"
+        self.normalized_residual = config.residual == "normalized"
         self.visual_norm = nn.LayerNorm(visual_dim)
         self.audio_norm = nn.LayerNorm(audio_dim)
         self.attention = BiAttention(visual_dim, audio_dim, config)
@@ -76,7 +76,7 @@ class FusionBlock(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         visual_input, audio_input = self.visual_norm(visual), self.audio_norm(audio)
         to_visual, to_audio = self.attention(visual_input, audio_input)
-        if self.normalised_residual:
+        if self.normalized_residual:
             visual, audio = visual_input, audio_input
         return visual + self.visual_gamma * to_visual, audio + self.audio_gamma * to_audio
 

@@ -1,4 +1,4 @@
-"""Frames as the network wants them: resize, normalise, pad (section 1 of the model's description).
+"""Frames as the network wants them: resize, normalize, pad (section 1 of the model's description).
 
 The resize equals PIL's bilinear (antialiased) resize of uint8 images byte for byte in every runtime: PIL sums with
 integer weights of 22 bits, so each axis is two matrix products whose factors have at most 11 bits. They and their sums
@@ -93,7 +93,7 @@ def resize_and_pad(frames: Tensor, size: tuple[int, int], padded: tuple[int, int
 
 
 class FramePreparation(nn.Module):
-    """Resize to the preset's size (or into a fixed `size`), normalise, pad with zeros to a multiple of 32.
+    """Resize to the preset's size (or into a fixed `size`), normalize, pad with zeros to a multiple of 32.
 
     forward: frames uint8 [B, T, H, W, 3] RGB -> images float32 [B, T, 3, H', W'], resized frames uint8
     [B, T, H', W', 3] (padded with zeros) and their unpadded size int64 [2].

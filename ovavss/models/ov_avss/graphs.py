@@ -37,7 +37,7 @@ class GraphSpec:
 
 
 def graph_specs(preset: Preset, size: tuple[int, int] | None = None) -> dict[str, GraphSpec]:
-    """The four graphs of a preset. With `size`, the localiser's network size (height, width) is fixed."""
+    """The four graphs of a preset. With `size`, the localizer's network size (height, width) is fixed."""
     snippets, queries = preset.snippets, preset.mask_decoder.num_queries
     clip, f32 = preset.clip, torch.float32
     height, width = size or ("padded_height", "padded_width")

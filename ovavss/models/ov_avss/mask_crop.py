@@ -16,7 +16,7 @@ STRIDE = 4
 # Masks upsampled at a time: the full-size masks of all of them would take half a gigabyte.
 _CHUNK = 40
 
-SquareAnchor = Literal["top_left", "centre"]
+SquareAnchor = Literal["top_left", "center"]
 
 
 @dataclass
@@ -44,17 +44,17 @@ def upsample(mask_logits: Tensor) -> Tensor:
     return F.interpolate(mask_logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
 
-def find_regions(mask_logits: Tensor, queries: Tensor | None = None, select_first: bool = True) -> Regions:
+def find_regions(mask_logits: Tensor, queries: Tensor | None = None, skip_empty_masks: bool = True) -> Regions:
     """Pairs whose upsampled mask has a pixel above one half, with their tight boxes.
 
     mask_logits float32 [N, T, h, w] at stride 4 of the padded frame; queries int64: only these (default all).
-    `select_first` upsamples only masks with a positive logit: bilinear samples of the others cannot be positive, so the
-    result is the same.
+    `skip_empty_masks` upsamples only masks with a positive logit: bilinear samples of the others cannot be positive,
+    so the result is the same.
     """
     if queries is None:
         queries = torch.arange(len(mask_logits), device=mask_logits.device)
     wanted = mask_logits[queries]
-    if select_first:
+    if skip_empty_masks:
         which, frames = (wanted.flatten(2).amax(-1) > 0).nonzero(as_tuple=True)
     else:
         which, frames = torch.ones_like(wanted[:, :, 0, 0], dtype=torch.bool).nonzero(as_tuple=True)
@@ -90,7 +90,7 @@ def shared_crops(mask_logits: Tensor, regions: Regions, iou: float) -> Tensor:
     Two masks are one region where their intersection over union, at stride 4, is at least `iou` (1: the same pixels).
     mask_logits float32 [N, T, h, w]. A region that stands for others stands for itself.
     """
-    stands = torch.arange(len(regions), device=regions.query.device)
+    crop_index = torch.arange(len(regions), device=regions.query.device)
     for frame in regions.frame.unique().tolist():
         index = (regions.frame == frame).nonzero()[:, 0]
         masks = (mask_logits[regions.query[index], frame] > 0).flatten(1).float()
@@ -102,8 +102,8 @@ def shared_crops(mask_logits: Tensor, regions: Regions, iou: float) -> Tensor:
             if first is None:
                 kept.append(i)
             else:
-                stands[index[i]] = index[first]
-    return stands
+                crop_index[index[i]] = index[first]
+    return crop_index
 
 
 def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +112,11 @@ def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square_boxes(boxes: Tensor, anchor: SquareAnchor = "top_left") -> Tensor:
-    """Squares of the longer side, not clamped to the frame: at the box's top-left corner (published code) or centred
+    """Squares of the longer side, not clamped to the frame: at the box's top-left corner (published code) or centered
     on it (paper)."""
     start, end = boxes[:, :2], boxes[:, 2:]
     side = (end - start).amax(1, keepdim=True)
-    if anchor == "centre":
+    if anchor == "center":
         start = (start + end - side) / 2
     return torch.cat([start, start + side], dim=1)
 
@@ -138,9 +138,9 @@ def crop_regions(
     crop: Crop = Crop.SQUARE,
     anchor: SquareAnchor = "top_left",
 ) -> Tensor:
-    """CLIP's input for the given pairs: soft mask times frame, black elsewhere, CLIP-normalised.
+    """CLIP's input for the given pairs: soft mask times frame, black elsewhere, CLIP-normalized.
 
-    mask_logits float32 [N, T, h, w]; frames uint8 [T, H, W, 3], resized and padded as the localiser saw them;
+    mask_logits float32 [N, T, h, w]; frames uint8 [T, H, W, 3], resized and padded as the localizer saw them;
     image_size: their unpadded (height, width). Returns float32 [n, 3, size, size].
     """
     height, width = image_size
@@ -156,7 +156,7 @@ def crop_regions(
     return (mask * image / 255 - mean) / std
 
 
-def small_views(
+def thumbnails(
     mask_logits: Tensor,
     frames: Tensor,
     regions: Regions,

@@ -50,15 +50,15 @@ def full_size_masks(
     query: Tensor,
     image_size: tuple[int, int],
     original_size: tuple[int, int],
-    select_first: bool = True,
+    skip_empty_masks: bool = True,
 ) -> Tensor:
     """Masks of the given queries at the original size: mask logits [N, T, h, w] -> bool [len(query), T, H, W].
 
-    `select_first` upsamples a query that is there several times, under several names, once.
+    `skip_empty_masks` upsamples a query that is there several times, under several names, once.
     """
     height, width = image_size
     masks = []
-    wanted, index = torch.unique(query, return_inverse=True) if select_first else (query, None)
+    wanted, index = torch.unique(query, return_inverse=True) if skip_empty_masks else (query, None)
     for number in wanted.tolist():  # one at a time: a full-size float mask of ten queries takes gigabytes at 4K
         logits = upsample(mask_logits[number : number + 1])[0, :, None, :height, :width]
         if original_size != image_size:  # to the same size it would copy

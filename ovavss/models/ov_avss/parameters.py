@@ -14,10 +14,10 @@ from ovavss.models.ov_avss.usslm import USSLM
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """`graphs`: by graph; `localisation`: USSLM alone; `total`: with VGGish and all of CLIP. No buffers."""
+    """`graphs`: by graph; `localization`: USSLM alone; `total`: with VGGish and all of CLIP. No buffers."""
 
     graphs: dict[str, int]
-    localisation: int
+    localization: int
     total: int
 
 

@@ -10,7 +10,7 @@ EPSILON = 1e-6
 
 
 def _axis(length: int, width: int, device: torch.device) -> Tensor:
-    """Encoding of positions 1..length, normalised to (0, 2 pi]: float32 [length, width]; sine and cosine alternate."""
+    """Encoding of positions 1..length, normalized to (0, 2 pi]: float32 [length, width]; sine and cosine alternate."""
     position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
     position = position / (position[-1:] + EPSILON) * (2 * math.pi)
     channel = torch.arange(width, device=device)

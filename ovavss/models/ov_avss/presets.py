@@ -108,14 +108,14 @@ class SwinConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Audio-visual early fusion. The published code fuses the raw audio token and keeps the normalised residual; with
+    """Audio-visual early fusion. The published code fuses the raw audio token and keeps the normalized residual; with
     `projected_audio=True` and `residual="plain"` it is the paper's form."""
 
     kind: Fusion = Fusion.MULTI_LEVEL
     embed_dim: int = 1024
     num_heads: int = 8
     dropout: float = 0.1
-    residual: Literal["normalised", "plain"] = "normalised"
+    residual: Literal["normalized", "plain"] = "normalized"
     projected_audio: bool = False
 
 

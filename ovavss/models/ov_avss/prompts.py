@@ -1,4 +1,4 @@
-"""The text prompts of the published model: 14 templates, each embedding normalised, averaged, normalised again."""
+"""The text prompts of the published model: 14 templates, each embedding normalized, averaged, normalized again."""
 
 from collections.abc import Callable, Sequence
 

@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """forward: normalised images float32 [N, 3, H, W] -> {"res2", ..., "res5"} at strides 4, 8, 16, 32."""
+    """forward: normalized images float32 [N, 3, H, W] -> {"res2", ..., "res5"} at strides 4, 8, 16, 32."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()

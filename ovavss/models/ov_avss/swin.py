@@ -34,7 +34,7 @@ def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tenso
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Additive mask float32 [windows, window^2, window^2]: -100 where only the cyclic shift made neighbours."""
+    """Additive mask float32 [windows, window^2, window^2]: -100 where only the cyclic shift made neighbors."""
 
     def region(size: int) -> Tensor:
         index = torch.arange(size, device=device)
@@ -122,7 +122,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halves the map and doubles the channels: 2x2 neighbours concatenated column by column, LayerNorm, linear."""
+    """Halves the map and doubles the channels: 2x2 neighbors concatenated column by column, LayerNorm, linear."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """forward: normalised images float32 [N, 3, H, W] -> {"res2", ..., "res5"} at strides 4, 8, 16, 32."""
+    """forward: normalized images float32 [N, 3, H, W] -> {"res2", ..., "res5"} at strides 4, 8, 16, 32."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()

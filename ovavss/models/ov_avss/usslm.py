@@ -1,4 +1,4 @@
-"""USSLM, the universal sound source localisation module (paper, figure 2): video and audio to sounding masks."""
+"""USSLM, the universal sound source localization module (paper, figure 2): video and audio to sounding masks."""
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from ovavss.models.ov_avss.swin import Swin
 class USSLM(nn.Module):
     """Backbone, early fusion, pixel decoder and audio-conditioned mask decoder.
 
-    forward: images float32 [B, T, 3, H, W], normalised and padded (H, W multiples of 32), audio float32 [B, T, 128] ->
+    forward: images float32 [B, T, 3, H, W], normalized and padded (H, W multiples of 32), audio float32 [B, T, 128] ->
     predictions of every head, the last one the output: sound_logits [B, N, 2], mask_logits [B, N, T, H/4, W/4].
     `last_only`: that one alone, for less work.
     """

@@ -59,7 +59,7 @@ def whole(dims: Sequence[Size]) -> Layout:
 
 
 def joined(axis: Axis) -> Axis:
-    """Neighbouring digits that are one digit."""
+    """Neighboring digits that are one digit."""
     result: list[Digit] = []
     for digit in axis:
         before = result[-1] if result else None

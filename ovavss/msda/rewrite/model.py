@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from ovavss.errors import UserError
-from ovavss.msda.onnx_node import DOMAIN, LOWEST_OPSET, PLAIN, Body
+from ovavss.msda.onnx_node import DOMAIN, LOWEST_OPSET, PLAIN, FallbackBody
 from ovavss.msda.rewrite.find import Occurrence, Refused, find
 from ovavss.msda.rewrite.graph import Graph, element_types, inner_names, standard_opset
 from ovavss.msda.rewrite.replace import replace
@@ -22,7 +22,7 @@ class Report:
     left: list[Refused]
 
 
-def rewrite(model: onnx.ModelProto, folder: Path, body: Body) -> Report:
+def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
     """Replace in place. `folder` is where the model's external data lies; the model may lack it."""
     left = _out_of_reach(model)
     if not any(node.op_type == "GridSample" for node in model.graph.node):
@@ -41,7 +41,7 @@ def rewrite(model: onnx.ModelProto, folder: Path, body: Body) -> Report:
     sizes = Sizes(graph, inferred)
     found, refused = find(graph, sizes, types)
     left += refused
-    if body is Body.GRID_SAMPLE and found:
+    if body is FallbackBody.GRID_SAMPLE and found:
         levels = Counter(occurrence.levels for occurrence in found).most_common(1)[0][0]
         reason = f"its number of levels is not the others' {levels}; --attention-body gather takes any"
         left += [Refused(o.output, reason) for o in found if o.levels != levels]

@@ -9,7 +9,7 @@ import onnx
 import sympy
 from onnx import TensorProto, helper, numpy_helper
 
-from ovavss.msda.onnx_node import ATTRIBUTES, DOMAIN, PLAIN, Body, add_bodies
+from ovavss.msda.onnx_node import ATTRIBUTES, DOMAIN, PLAIN, FallbackBody, add_bodies
 from ovavss.msda.rewrite.find import Occurrence, Operand
 from ovavss.msda.rewrite.graph import Graph, inner_names, standard_opset
 from ovavss.msda.rewrite.rearrange import InputSize, Reshape, Step
@@ -18,7 +18,9 @@ from ovavss.msda.rewrite.sizes import Sizes
 _FUNCTIONS_SINCE_IR = 8
 
 
-def replace(graph: Graph, sizes: Sizes, types: dict[str, int], occurrences: Sequence[Occurrence], body: Body) -> None:
+def replace(
+    graph: Graph, sizes: Sizes, types: dict[str, int], occurrences: Sequence[Occurrence], body: FallbackBody
+) -> None:
     """In place; all occurrences must have the same number of levels unless the body is the gather arithmetic."""
     model = graph.model
     taken = {name for node in model.graph.node for name in (*node.input, *node.output, node.name)}

@@ -1,4 +1,4 @@
-"""The test-time resize equals PIL's byte for byte; padding is zero after normalisation."""
+"""The test-time resize equals PIL's byte for byte; padding is zero after normalization."""
 
 import golden_set
 import numpy as np
@@ -40,7 +40,7 @@ def test_resized_bytes() -> None:
 
 
 @pytest.mark.golden
-def test_normalised_and_padded() -> None:
+def test_normalized_and_padded() -> None:
     frames = torch.from_numpy(golden_set.load("00_inputs")["frames_u8"]).permute(0, 2, 3, 1)[None]
     height, _ = golden_set.SET["frames"]["image"]
     images, _, _ = FramePreparation(height, 1333)(frames)

@@ -21,7 +21,7 @@ def mask_logits() -> Tensor:
 
 @pytest.mark.parametrize("queries", [None, torch.tensor([7, 0, 8])])
 def test_selecting_first_changes_nothing(mask_logits: Tensor, queries: Tensor | None) -> None:
-    fast, slow = (find_regions(mask_logits, queries, select_first=first) for first in (True, False))
+    fast, slow = (find_regions(mask_logits, queries, skip_empty_masks=first) for first in (True, False))
     assert 0 < len(fast) < mask_logits[:, :, 0, 0].numel() and 8 not in fast.query
     for name in ("frame", "query", "boxes", "confidence"):
         assert torch.equal(getattr(fast, name), getattr(slow, name)), name
@@ -58,5 +58,5 @@ def test_masks_that_overlap_share_a_crop() -> None:
     logits[2, :, :4, :3] = 3.0  # 12 of them
     logits[3, :, 5:, 5:] = 3.0  # elsewhere
     regions = find_regions(logits)
-    stands = {iou: shared_crops(logits, regions, iou).tolist() for iou in (1.0, 0.75, 0.76)}
-    assert stands == {1.0: [0, 0, 2, 3, 4, 4, 6, 7], 0.75: [0, 0, 0, 3, 4, 4, 4, 7], 0.76: [0, 0, 2, 3, 4, 4, 6, 7]}
+    crop_index = {iou: shared_crops(logits, regions, iou).tolist() for iou in (1.0, 0.75, 0.76)}
+    assert crop_index == {1.0: [0, 0, 2, 3, 4, 4, 6, 7], 0.75: [0, 0, 0, 3, 4, 4, 4, 7], 0.76: [0, 0, 2, 3, 4, 4, 6, 7]}

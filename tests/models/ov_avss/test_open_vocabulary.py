@@ -141,4 +141,4 @@ def test_crop_strategies() -> None:
     assert crop_boxes(boxes, (50, 80), Crop.NONE, "top_left").tolist() == [[0, 0, 80, 50]]
     assert crop_boxes(boxes, (50, 80), Crop.CROP_RESIZE, "top_left").tolist() == boxes.tolist()
     assert crop_boxes(boxes, (50, 80), Crop.SQUARE, "top_left").tolist() == [[10, 20, 40, 50]]
-    assert crop_boxes(boxes, (50, 80), Crop.SQUARE, "centre").tolist() == [[10, 10, 40, 40]]
+    assert crop_boxes(boxes, (50, 80), Crop.SQUARE, "center").tolist() == [[10, 10, 40, 40]]

@@ -1,4 +1,4 @@
-"""The whole localiser against the published model, its size, and batches of clips."""
+"""The whole localizer against the published model, its size, and batches of clips."""
 
 from dataclasses import replace
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ovavss.cli import app
 from ovavss.errors import UserError
 from ovavss.msda.libraries import custom_op_library, session_options
-from ovavss.msda.onnx_node import DOMAIN, PLAIN, Body
+from ovavss.msda.onnx_node import DOMAIN, PLAIN, FallbackBody
 from ovavss.msda.rewrite.model import Report, rewrite
 
 Feeds = dict[str, np.ndarray]
@@ -37,7 +37,7 @@ def run_all(
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
-def rewritten(model: onnx.ModelProto, body: Body = Body.GRID_SAMPLE) -> tuple[onnx.ModelProto, Report]:
+def rewritten(model: onnx.ModelProto, body: FallbackBody = FallbackBody.GRID_SAMPLE) -> tuple[onnx.ModelProto, Report]:
     new = onnx.ModelProto.FromString(model.SerializeToString())
     report = rewrite(new, Path(), body)
     onnx.checker.check_model(new, full_check=True)
@@ -97,7 +97,7 @@ def test_exported(spelling: type[Spelling], dynamic: bool, batch: int) -> None:
     assert program is not None
     before = program.model_proto
     others = [example] + ([tensors(1, 4, (9, 2), (5, 4)), tensors(3, 1, (4, 4), (1, 2))] if dynamic else [])
-    for body in Body:
+    for body in FallbackBody:
         after, report = rewritten(before, body)
         assert [(o.levels, o.heads, o.points) for o in report.replaced] == [(2, HEADS, POINTS)]
         assert not report.left
@@ -113,9 +113,9 @@ def test_exported(spelling: type[Spelling], dynamic: bool, batch: int) -> None:
 # Written by hand ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", Body)
+@pytest.mark.parametrize("body", FallbackBody)
 @pytest.mark.parametrize("opset", [16, 17, 18, 20, 22])
-def test_opsets(opset: int, body: Body) -> None:
+def test_opsets(opset: int, body: FallbackBody) -> None:
     mode = "linear" if opset >= 20 else "bilinear"
     before = text_model(opset, f'mode = "{mode}"')
     after, report = rewritten(before, body)
@@ -276,7 +276,7 @@ def test_old_opset() -> None:
     model = text_model()
     model.opset_import[0].version = 15
     with pytest.raises(UserError, match=r"opset 15; GridSample is ONNX's own from opset 16 on: export it again"):
-        rewrite(model, Path(), Body.GRID_SAMPLE)
+        rewrite(model, Path(), FallbackBody.GRID_SAMPLE)
 
 
 def test_with_the_custom_op() -> None:
@@ -371,9 +371,9 @@ def test_pages(tmp_path: Path) -> None:
     source, feeds = page_model(), page()
     rows, count, masks = run_all(source, feeds)
     assert (rows[:, 1] > 0.5).sum() >= 4  # the title, both columns and the table are seen
-    variants = {f"{body}": (body, None) for body in Body}
+    variants = {f"{body}": (body, None) for body in FallbackBody}
     if custom_op_library() is not None:
-        variants["custom op"] = (Body.GRID_SAMPLE, session_options(["CPUExecutionProvider"]))
+        variants["custom op"] = (FallbackBody.GRID_SAMPLE, session_options(["CPUExecutionProvider"]))
     for name, (body, options) in variants.items():
         out = tmp_path / f"{body}.onnx"
         code, said = command(source, out, "--attention-body", body)

@@ -25,7 +25,7 @@ class TritonPythonModel(Step):
         options, _ = read_parameters(request.parameters())
         logits = inputs["mask_logits"]
         scores, frames = (inputs[name].to(logits.device) for name in ("sound_scores", "resized_frames"))
-        regions, seen, stands = choose_regions(logits, scores[0], options)
+        regions, seen, crop_index = choose_regions(logits, scores[0], options)
         height, width = inputs["image_size"].tolist()
         side = self.preset.clip.image_size
         crops = [
@@ -35,4 +35,4 @@ class TritonPythonModel(Step):
         # Triton refuses a batch of none; open_vocabulary drops the black one.
         joined = torch.cat(crops) if crops else logits.new_zeros(1, 3, side, side)
         self.crops.increment(len(seen))
-        return {"crops": joined, "regions": torch.stack([regions.query, stands], dim=1)}, f"{len(seen)} crops"
+        return {"crops": joined, "regions": torch.stack([regions.query, crop_index], dim=1)}, f"{len(seen)} crops"

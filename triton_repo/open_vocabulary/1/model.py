@@ -35,14 +35,14 @@ class TritonPythonModel(Step):
         options, mask_format = read_parameters(request.parameters())
         names = tuple(read_vocabulary(inputs["names"].numpy(force=True))) if "names" in inputs else self.default
         hit = names in self.cache
-        query, stands = inputs["regions"].unbind(1)
-        seen = int(stands.max()) + 1 if len(stands) else 0
+        query, crop_index = inputs["regions"].unbind(1)
+        seen = int(crop_index.max()) + 1 if len(crop_index) else 0
         embeddings = inputs["image_embeddings"]
         vocabulary = self._vocabulary(names, request.request_id()).to(embeddings.device)
         sizes = (_pair(inputs["image_size"]), _pair(inputs["frame_size"]))
         logits = inputs["mask_logits"].to(embeddings.device)
-        stands, query = stands.to(embeddings.device), query.to(embeddings.device)
-        ranking, masks, label_map = classify(embeddings[stands], query, vocabulary, logits, *sizes, options)
+        crop_index, query = crop_index.to(embeddings.device), query.to(embeddings.device)
+        ranking, masks, label_map = classify(embeddings[crop_index], query, vocabulary, logits, *sizes, options)
         found = names_to_bytes([names[label] for label in ranking.label.tolist()])
         outputs = {
             "found_names": torch.from_numpy(found),

@@ -41,7 +41,7 @@ _ORDER = ("tensorrt-fp16", "tensorrt", "onnx-cuda+op", "torch_cuda", "onnx-bf16-
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BackendConfig:
     """A way to run the graphs. `load` opens those named; `missing`: why it cannot run here (then it must not)."""
 
     name: str
@@ -86,27 +86,29 @@ class Source:
         return self.manifest().seed is not None
 
 
-def candidates(source: Source, models: Models | None = None, compiled: bool = False) -> dict[str, Candidate]:
+def backends(source: Source, models: Models | None = None, compiled: bool = False) -> dict[str, BackendConfig]:
     """All, by name; the first is eager PyTorch (of `models`, or loaded when it is opened). `compiled`: torch.compile
     too, which takes minutes to start."""
 
     def get() -> Models:
         return models or source.models()
 
-    found = [Candidate(EAGER, lambda graphs: torch_runners(get(), graphs))]
+    found = [BackendConfig(EAGER, lambda graphs: torch_runners(get(), graphs))]
     why = "" if compiled else "left out: it compiles for minutes; ask for it with --compile"
-    found.append(Candidate("torch_compile", lambda graphs: compiled_runners(get(), graphs), why))
+    found.append(BackendConfig("torch_compile", lambda graphs: compiled_runners(get(), graphs), why))
     found.append(
-        Candidate("torch_cuda", lambda graphs: cuda_runners(get(), graphs), "" if torch.cuda.is_available() else NO_GPU)
+        BackendConfig(
+            "torch_cuda", lambda graphs: cuda_runners(get(), graphs), "" if torch.cuda.is_available() else NO_GPU
+        )
     )
     manifest = source.manifest()
     for form in Format:
         for precision in Precision:
             found += _built(source, manifest, form, precision)
-    return {candidate.name: candidate for candidate in found}
+    return {backend.name: backend for backend in found}
 
 
-def _built(source: Source, manifest: Manifest, form: Format, precision: Precision) -> list[Candidate]:
+def _built(source: Source, manifest: Manifest, form: Format, precision: Precision) -> list[BackendConfig]:
     """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA, and in
     OpenVINO."""
     key = artifact_key(form, precision)
@@ -116,23 +118,29 @@ def _built(source: Source, manifest: Manifest, form: Format, precision: Precisio
     if form is not Format.ONNX:
         if form is not Format.TORCHSCRIPT and not torch.cuda.is_available():
             why = NO_GPU
-        return [Candidate(key, lambda graphs: _open(source, form, precision, graphs), why)]
+        return [BackendConfig(key, lambda graphs: _open(source, form, precision, graphs), why)]
     plugin = "" if custom_op_library() else "the operator is not built: `make plugins`"
     cuda = "" if torch.cuda.is_available() else NO_GPU
     cpu, gpu = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
     kernels = "ONNX Runtime has no bfloat16 kernels for the CPU" if precision is Precision.BF16 else ""
     found = [
-        Candidate(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why or kernels),
-        Candidate(f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or kernels or plugin),
-        Candidate(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
-        Candidate(f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin),
+        BackendConfig(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why or kernels),
+        BackendConfig(
+            f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or kernels or plugin
+        ),
+        BackendConfig(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
+        BackendConfig(
+            f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin
+        ),
     ]
     if precision in (Precision.FP32, Precision.BF16):
         package = missing_openvino()
         operator = "" if find_library(OPENVINO_LIBRARY) else "the OpenVINO operator is not built: `make plugins`"
         found += [
-            Candidate(f"{key}-openvino", lambda graphs: _openvino(source, precision, False, graphs), why or package),
-            Candidate(
+            BackendConfig(
+                f"{key}-openvino", lambda graphs: _openvino(source, precision, False, graphs), why or package
+            ),
+            BackendConfig(
                 f"{key}-openvino+op",
                 lambda graphs: _openvino(source, precision, True, graphs),
                 why or package or operator,
@@ -202,12 +210,12 @@ def cuda_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
     return {name: OnGpu(specs[name], deepcopy(modules[name]).cuda()) for name in graphs}
 
 
-def fastest(found: Mapping[str, Candidate]) -> str:
+def fastest(found: Mapping[str, BackendConfig]) -> str:
     """The sort that is known for the highest speed among those that can run here."""
     return next(name for name in _ORDER if name in found and not found[name].missing)
 
 
-def chosen(all_of_them: Mapping[str, Candidate], names: str | None) -> dict[str, Candidate]:
+def chosen(all_of_them: Mapping[str, BackendConfig], names: str | None) -> dict[str, BackendConfig]:
     """Those of `a,b` (None: all), eager PyTorch first; UserError for a name that there is not."""
     if names is None:
         return dict(all_of_them)
@@ -215,4 +223,4 @@ def chosen(all_of_them: Mapping[str, Candidate], names: str | None) -> dict[str,
     for name in wanted:
         if name not in all_of_them:
             raise UserError(f"--runners '{name}' is unknown; choose of {','.join(all_of_them)}")
-    return {name: candidate for name, candidate in all_of_them.items() if name == EAGER or name in wanted}
+    return {name: backend for name, backend in all_of_them.items() if name == EAGER or name in wanted}
