@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graph_names import GRAPHS
-from ovavss.models.ov_avss.graphs import GraphSpec, Models, graph_modules, graph_specs
-from ovavss.models.ov_avss.presets import PRESETS, Preset
+from ovavss.models.graphs import GraphSpec
+from ovavss.models.ov_avss.graphs import Models, graph_modules, graph_specs
+from ovavss.models.ov_avss.presets import GRAPHS, PRESETS, Preset
 from ovavss.msda.libraries import custom_op_library, find_library
 from ovavss.runtime.engines import (
     Format,

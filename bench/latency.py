@@ -31,16 +31,16 @@ from ovavss.datasets.sounding_shapes.scenes import render, sample_scene  # noqa:
 from ovavss.errors import UserError  # noqa: E402
 from ovavss.files import write_json  # noqa: E402
 from ovavss.models.ov_avss import open_vocabulary  # noqa: E402
-from ovavss.models.ov_avss.graph_names import (  # noqa: E402
+from ovavss.models.ov_avss.graphs import graph_modules, graph_specs  # noqa: E402
+from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions  # noqa: E402
+from ovavss.models.ov_avss.presets import (  # noqa: E402
     AUDIO_ENCODER,
     CLIP_IMAGE_ENCODER,
     CLIP_TEXT_ENCODER,
     GRAPHS,
     USSLM_GRAPH,
+    Preset,
 )
-from ovavss.models.ov_avss.graphs import graph_modules, graph_specs  # noqa: E402
-from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions  # noqa: E402
-from ovavss.models.ov_avss.presets import Preset  # noqa: E402
 from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
 from ovavss.runtime.runner import Runner, TorchRunner  # noqa: E402
 
@@ -64,7 +64,8 @@ SWEEPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 def frame_size(preset: Preset) -> tuple[int, int]:
     """(H, W) of the frames that are measured: the preset's own short side, square for tiny and 16:9 for the others."""
     side = preset.short_side
-    return (side, side) if preset.name == "tiny" else (side, side * 16 // 9)
+    width, height = preset.frame_aspect
+    return (side, side * width // height)
 
 
 def graph_inputs(

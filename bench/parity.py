@@ -152,7 +152,7 @@ def run_parity(
     for name, backend in found.items():
         if not backend.missing:
             predictors[name] = local_predictor(Pipeline(models.preset, backend.open(), options), names)
-    random = source.random() or (data is None and models.preset.name != "tiny")
+    random = source.random() or (data is None and models.preset.vocabulary != "sounding_shapes")
     with ExitStack() as stack:
         if url is not None:
             predictors[f"server {url}"] = stack.enter_context(server_predictor(url, names, options))

@@ -32,8 +32,7 @@ from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
 from ovavss.files import write_json
-from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH
-from ovavss.models.ov_avss.presets import Proposals
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH, Proposals
 from ovavss.pipeline.pipeline import Options, Pipeline, Segmentation, choose_regions, crop_regions
 from ovavss.runtime.engines import open_engines
 from ovavss.serving.client import RemotePipeline

@@ -36,8 +36,11 @@ from ovavss.errors import UserError  # noqa: E402
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips  # noqa: E402
 from ovavss.evaluation.metric import ConfusionMatrix  # noqa: E402
 from ovavss.files import write_json  # noqa: E402
-from ovavss.models.ov_avss.graph_names import USSLM_GRAPH  # noqa: E402
-from ovavss.models.ov_avss.presets import Preset, Proposals  # noqa: E402
+from ovavss.models.ov_avss.presets import (  # noqa: E402
+    USSLM_GRAPH,
+    Preset,
+    Proposals,
+)
 from ovavss.msda import ms_deform_attn  # noqa: E402
 from ovavss.msda.libraries import custom_op_library  # noqa: E402
 from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
@@ -302,7 +305,7 @@ def run_rows(
     with Progress(console=console) as progress:
         task = progress.add_task("measuring", total=len(present) * (1 + -(-clips // group)))
         measure(present, given, group, warm_up, lambda: progress.advance(task))
-    random = source.random() or preset.name != "tiny"
+    random = source.random() or preset.vocabulary != "sounding_shapes"
     head = header() | {"preset": preset.name, "clips": clips, "group": group, "seed": seed, "size": [side, side]}
     return head | {"random_weights": random, "rows": [figures(row, rows[0], given, random) for row in rows]}
 

@@ -9,7 +9,7 @@ import typer
 from ovavss.commands.options import command
 from ovavss.commands.segment import segment
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.presets import Proposals
+from ovavss.models.ov_avss.presets import PRESETS, Proposals
 
 # A scene of a held-out world in which some shapes sound and others do not.
 WORLD_SEED, SCENE = 1000, 10
@@ -28,7 +28,7 @@ def demo(
 
     if video is not None:
         return _segment(video, engines, out / "own", classes)
-    if read_manifest(engines).preset == "tiny":
+    if PRESETS[read_manifest(engines).preset].vocabulary == "sounding_shapes":
         _segment(_rendered(out), engines, out / "sounding_shapes", None, Proposals.SOUNDING)
     from ovavss.datasets.demo_clip import fetch_demo_clip
 

@@ -20,8 +20,7 @@ from ovavss.commands.options import (
 )
 from ovavss.errors import UserError
 from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
-from ovavss.models.ov_avss.graph_names import GRAPHS
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

@@ -86,7 +86,7 @@ def train(
     import torch
 
     chosen = PRESETS[preset.value]
-    if data is None and chosen.name != "tiny":
+    if data is None and chosen.recipe is None:
         raise UserError(f"preset '{chosen.name}' needs --data, a folder in the AVSBench-OV layout")
     if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tiny on Sounding Shapes trains in one process: run it without torchrun")

@@ -27,9 +27,9 @@ from ovavss.export.tensorrt_build import build_plan
 from ovavss.export.torchscript import export_torchscript
 from ovavss.export.verify import COSINE_MEAN, RELATIVE, VerificationError, compare, example_inputs
 from ovavss.files import remove_leftovers, write_json
-from ovavss.models.ov_avss.graph_names import GRAPHS
-from ovavss.models.ov_avss.graphs import AUDIO_ENCODER, USSLM_GRAPH, GraphSpec, graph_modules, graph_specs
-from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.graphs import GraphSpec
+from ovavss.models.ov_avss.graphs import graph_modules, graph_specs
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, GRAPHS, USSLM_GRAPH, Preset
 from ovavss.runtime.engines import (
     QUANTIZED,
     Artifact,

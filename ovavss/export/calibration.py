@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, USSLM_GRAPH
-from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, USSLM_GRAPH, Preset
 
 if TYPE_CHECKING:
     from ovavss.runtime.runner import Runner
@@ -26,7 +25,7 @@ Cut = Callable[[int], np.ndarray]
 
 def check_calibration(preset: Preset, files: Sequence[Path]) -> None:
     """UserError where there is nothing to calibrate on, or a file cannot be it, before the long work."""
-    if not files and preset.name != "tiny":
+    if not files and preset.calibration is None:
         raise UserError(
             f"--precision int8 and fp8 of preset '{preset.name}' need --calibration: videos with sound like those that "
             "the model will see, or a .npy of CLIP's crops"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ovavss.errors import UserError
 from ovavss.export.precision import module_notes
-from ovavss.models.ov_avss.graphs import GraphSpec
+from ovavss.models.graphs import GraphSpec
 from ovavss.msda.libraries import session_options
 
 

@@ -16,9 +16,11 @@ from torch.export import Dim
 from ovavss.export.deformable_attention import exported_as_node
 from ovavss.export.simplify import simplify
 from ovavss.files import write_bytes
+from ovavss.models.graphs import GraphSpec, TensorSpec
 from ovavss.models.ov_avss.frame_preparation import MULTIPLE
-from ovavss.models.ov_avss.graphs import USSLM_GRAPH, GraphSpec, TensorSpec, UsslmGraph
+from ovavss.models.ov_avss.graphs import UsslmGraph
 from ovavss.models.ov_avss.pixel_decoder import LEVELS
+from ovavss.models.ov_avss.presets import USSLM_GRAPH
 from ovavss.msda.onnx_node import FallbackBody, add_bodies
 
 OPSET = 20

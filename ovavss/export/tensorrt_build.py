@@ -7,7 +7,7 @@ from typing import Any
 from ovavss.errors import UserError
 from ovavss.export.build_spec import PlanOptions
 from ovavss.files import write_bytes
-from ovavss.models.ov_avss.graphs import GraphSpec
+from ovavss.models.graphs import GraphSpec
 from ovavss.runtime import tensorrt_library
 
 # Smallest, usual and largest size of each dynamic dimension. Frames: anything up to 4K.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ovavss.export.onnx_export import Localizer
 from ovavss.files import written_whole
-from ovavss.models.ov_avss.graphs import GraphSpec, UsslmGraph
+from ovavss.models.graphs import GraphSpec
+from ovavss.models.ov_avss.graphs import UsslmGraph
 
 
 class _Prepared(nn.Module):

@@ -7,9 +7,9 @@ from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
 from ovavss.errors import UserError
+from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.clip import tokenizer
-from ovavss.models.ov_avss.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, GraphSpec
-from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, Preset
 from ovavss.models.ov_avss.prompts import prompts
 from ovavss.runtime.engines import QUANTIZED, Precision
 from ovavss.runtime.runner import Runner

@@ -17,7 +17,6 @@ from torch import Tensor
 from ovavss.errors import UserError
 from ovavss.models.ov_avss import open_vocabulary
 from ovavss.models.ov_avss.clip import tokenizer
-from ovavss.models.ov_avss.graphs import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH
 from ovavss.models.ov_avss.mask_crop import (
     Regions,
     SquareAnchor,
@@ -28,7 +27,15 @@ from ovavss.models.ov_avss.mask_crop import (
     thumbnails,
 )
 from ovavss.models.ov_avss.open_vocabulary import Ranking
-from ovavss.models.ov_avss.presets import Crop, Preset, Proposals
+from ovavss.models.ov_avss.presets import (
+    AUDIO_ENCODER,
+    CLIP_IMAGE_ENCODER,
+    CLIP_TEXT_ENCODER,
+    USSLM_GRAPH,
+    Crop,
+    Preset,
+    Proposals,
+)
 from ovavss.models.ov_avss.prompts import text_embeddings
 from ovavss.pipeline.early_exit import THUMBNAIL_SIZE, CropRequests, all_crops, early_exit
 from ovavss.runtime.runner import Runner

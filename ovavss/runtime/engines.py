@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
 from ovavss.files import write_json
-from ovavss.models.ov_avss.graph_names import CLIP_IMAGE_ENCODER, GRAPHS
-from ovavss.models.ov_avss.presets import PRESETS, Preset
+from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, GRAPHS, PRESETS, Preset
 
 if TYPE_CHECKING:
-    from ovavss.models.ov_avss.graphs import GraphSpec, Models
+    from ovavss.models.graphs import GraphSpec
+    from ovavss.models.ov_avss.graphs import Models
     from ovavss.runtime.runner import Runner
 
 MANIFEST = "manifest.json"

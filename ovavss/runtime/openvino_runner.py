@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graphs import GraphSpec
+from ovavss.models.graphs import GraphSpec
 from ovavss.msda.libraries import find_library
 from ovavss.msda.onnx_node import DOMAIN
 from ovavss.runtime.runner import Arrays, Runner, check_boundary

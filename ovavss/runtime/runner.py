@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graphs import GraphSpec, TensorSpec
+from ovavss.models.graphs import GraphSpec, TensorSpec
 from ovavss.msda.libraries import session_options
 
 Arrays = dict[str, Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graphs import GraphSpec
+from ovavss.models.graphs import GraphSpec
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.runner import Arrays, Runner
 

@@ -12,9 +12,8 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graph_names import USSLM_GRAPH
 from ovavss.models.ov_avss.graphs import graph_specs
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.presets import PRESETS, USSLM_GRAPH
 from ovavss.runtime.engines import Format, open_artifact
 
 _LOWER_PRIORITY = 5

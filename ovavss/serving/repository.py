@@ -13,10 +13,17 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ovavss.errors import UserError
+from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
-from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, GRAPHS, USSLM_GRAPH
-from ovavss.models.ov_avss.graphs import GraphSpec, graph_specs
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.graphs import graph_specs
+from ovavss.models.ov_avss.presets import (
+    AUDIO_ENCODER,
+    CLIP_IMAGE_ENCODER,
+    CLIP_TEXT_ENCODER,
+    GRAPHS,
+    PRESETS,
+    USSLM_GRAPH,
+)
 from ovavss.models.ov_avss.prompts import TEMPLATES
 from ovavss.pipeline.pipeline import Options
 from ovavss.runtime.engines import Format, Manifest, Precision, artifact_file, checked_artifact, read_manifest

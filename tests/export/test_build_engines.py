@@ -22,9 +22,8 @@ from ovavss.errors import UserError
 from ovavss.export import build
 from ovavss.export.onnx_export import export_graph, write_model
 from ovavss.export.verify import VerificationError, compare, example_inputs
-from ovavss.models.ov_avss.graph_names import GRAPHS
 from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules, graph_specs
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
 from ovavss.runtime.engines import Precision, open_engines, read_manifest, sha256
 from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
 

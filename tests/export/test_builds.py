@@ -20,9 +20,8 @@ from ovavss.commands import export as build_engines
 from ovavss.errors import UserError
 from ovavss.export.build_spec import PlanOptions
 from ovavss.export.tensorrt_build import build_plan
-from ovavss.models.ov_avss.graph_names import GRAPHS
 from ovavss.models.ov_avss.graphs import graph_specs
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
 from ovavss.msda.onnx_node import FallbackBody, add_bodies
 from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import QUANTIZED, Format, Precision, open_engines, read_manifest, sha256

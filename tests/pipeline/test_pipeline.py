@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from ovavss.checkpoints.weights import build_models
-from ovavss.models.ov_avss.graphs import USSLM_GRAPH
-from ovavss.models.ov_avss.presets import PRESETS, Crop, Proposals
+from ovavss.models.ov_avss.presets import PRESETS, USSLM_GRAPH, Crop, Proposals
 from ovavss.pipeline.pipeline import STEPS, Options, Pipeline
 from ovavss.runtime.engines import torch_runners
 from ovavss.runtime.runner import Runner

@@ -13,9 +13,8 @@ import torch
 from ovavss.errors import UserError
 from ovavss.export.precision import to_half
 from ovavss.export.verify import compare, example_inputs
-from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, GRAPHS, USSLM_GRAPH
 from ovavss.models.ov_avss.graphs import graph_specs
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, GRAPHS, PRESETS, USSLM_GRAPH
 from ovavss.runtime import openvino_runner
 from ovavss.runtime.engines import Precision, open_engines
 from ovavss.runtime.openvino_runner import LIBRARY, OpenVinoRunner

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ovavss.cli import app
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graph_names import GRAPHS
+from ovavss.models.ov_avss.presets import GRAPHS
 from ovavss.runtime.engines import Format, Precision, read_manifest
 from ovavss.serving.repository import MODELS, STEPS, check_repository, read_config, write_repository
 from ovavss.serving.targets import Target

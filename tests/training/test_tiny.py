@@ -13,9 +13,8 @@ from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
 from ovavss.datasets.sounding_shapes.scenes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
-from ovavss.models.ov_avss.graph_names import CLIP_IMAGE_ENCODER, USSLM_GRAPH
 from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules
-from ovavss.models.ov_avss.presets import PRESETS, AudioPrompt, Crop, Fusion
+from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, USSLM_GRAPH, AudioPrompt, Crop, Fusion
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import torch_runners

@@ -1,4 +1,4 @@
-"""The networks that leave PyTorch, each with its inputs, outputs and sizes: what export and runners agree on."""
+"""The four networks of OV-AVSS that leave PyTorch, each with its inputs and outputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,33 +7,12 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from ovavss.models.graphs import GraphSpec, TensorSpec
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE, AudioEncoder
 from ovavss.models.ov_avss.clip import ClipImageEncoder, ClipTextEncoder
 from ovavss.models.ov_avss.frame_preparation import FramePreparation
-from ovavss.models.ov_avss.graph_names import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH
-from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, Preset
 from ovavss.models.ov_avss.usslm import USSLM
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """A graph's input or output; a dimension that varies has a name in place of a size."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """A graph's boundary. `tolerance`: largest error relative to the largest value against PyTorch in float32; for a
-    graph with thresholds inside (`thresholds`) it bounds the mean error instead."""
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    tolerance: float = 1e-4
-    thresholds: bool = False
 
 
 def graph_specs(preset: Preset, size: tuple[int, int] | None = None) -> dict[str, GraphSpec]:

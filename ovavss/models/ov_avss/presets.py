@@ -1,8 +1,12 @@
-"""Every size of one model in one place."""
+"""Every size of one model in one place, and the names of the graphs that each has."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+AUDIO_ENCODER, USSLM_GRAPH = "audio_encoder", "usslm"
+CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER = "clip_image_encoder", "clip_text_encoder"
+GRAPHS = (AUDIO_ENCODER, USSLM_GRAPH, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER)
 
 
 class Fusion(StrEnum):
@@ -160,7 +164,13 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """One model. `short_side`, `long_side`: the test-time resize in pixels; `snippets`: T, seconds a clip."""
+    """One model.
+
+    `short_side`, `long_side`: the test-time resize in pixels. `snippets`: T, the seconds of a clip. `frame_aspect`:
+    width to height of the frames that it is measured with. `vocabulary`: the class names that it was trained for, a
+    table of `ovavss.datasets`. `calibration`: the rendered clips that a reduced precision may be calibrated on where
+    the user gives none. `recipe`: the module of `ovavss.training.recipes` that trains it from nothing.
+    """
 
     name: str
     backbone: ResNetConfig | SwinConfig
@@ -173,6 +183,10 @@ class Preset:
     snippets: int = 5
     short_side: int = 360
     long_side: int = 1333
+    frame_aspect: tuple[int, int] = (16, 9)
+    vocabulary: Literal["avsbench_ov", "sounding_shapes"] = "avsbench_ov"
+    calibration: Literal["sounding_shapes"] | None = None
+    recipe: Literal["tiny"] | None = None
 
     @property
     def audio_dim(self) -> int:
@@ -218,6 +232,10 @@ PRESETS: dict[str, Preset] = {
             hidden_dim=96,
             short_side=96,
             long_side=384,
+            frame_aspect=(1, 1),
+            vocabulary="sounding_shapes",
+            calibration="sounding_shapes",
+            recipe="tiny",
         ),
     )
 }

@@ -8,7 +8,7 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from ovavss.datasets.vocabulary import default_vocabulary
-from ovavss.models.ov_avss.graph_names import CLIP_TEXT_ENCODER
+from ovavss.models.ov_avss.presets import CLIP_TEXT_ENCODER
 from ovavss.pipeline.pipeline import Pipeline, classify
 from ovavss.serving.masks import pack
 from ovavss.serving.request import names_to_bytes, read_parameters, read_vocabulary
