@@ -27,9 +27,11 @@ from ovavss.runtime.engines import (
     sha256,
     torch_runners,
 )
+from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from ovavss.runtime.openvino_runner import LIBRARY as OPENVINO_LIBRARY
 from ovavss.runtime.openvino_runner import OpenVinoRunner, missing_openvino
-from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.runner import Arrays, Runner
+from ovavss.runtime.torch_runner import TorchRunner
 
 Runners = dict[str, Runner]
 NO_GPU = "needs an NVIDIA GPU, and this machine has none"

@@ -42,7 +42,8 @@ from ovavss.models.ov_avss.presets import (  # noqa: E402
     Preset,
 )
 from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.runner import Runner, TorchRunner  # noqa: E402
+from ovavss.runtime.runner import Runner  # noqa: E402
+from ovavss.runtime.torch_runner import TorchRunner  # noqa: E402
 
 Run = Callable[[], object]
 Tell = Callable[[], object]

@@ -42,8 +42,10 @@ from ovavss.runtime.engines import (
     read_manifest,
     sha256,
 )  # fmt: skip
+from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from ovavss.runtime.openvino_runner import missing_openvino
-from ovavss.runtime.runner import Arrays, OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.runner import Arrays, Runner
+from ovavss.runtime.torch_runner import TorchRunner
 
 # Any size serves for tracing; a small one is quick.
 _TRACED = (96, 128)

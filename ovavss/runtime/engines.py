@@ -171,11 +171,11 @@ def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = 
 
         return OpenVinoRunner(spec, path)
     if form is Format.ONNX:
-        from ovavss.runtime.runner import OnnxRuntimeRunner
+        from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(spec, path)
     if form is Format.TORCHSCRIPT:
-        from ovavss.runtime.runner import TorchScriptRunner
+        from ovavss.runtime.torchscript_runner import TorchScriptRunner
 
         return TorchScriptRunner(spec, path)
     from ovavss.runtime.tensorrt_runner import TensorRTRunner
@@ -186,7 +186,7 @@ def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = 
 def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":
     """PyTorch runners of a model."""
     from ovavss.models.ov_avss.graphs import graph_modules, graph_specs
-    from ovavss.runtime.runner import TorchRunner
+    from ovavss.runtime.torch_runner import TorchRunner
 
     specs, modules = graph_specs(models.preset), graph_modules(models)
     return {name: TorchRunner(specs[name], modules[name]) for name in names or GRAPHS}

@@ -39,13 +39,19 @@ def missing_openvino() -> str:
 
 
 class OpenVinoRunner(Runner):
-    """An ONNX file in OpenVINO on the CPU, with our attention operator where its library is built, unless `custom_op`
-    is False.
+    """An ONNX file in OpenVINO on the CPU.
 
     Every product is computed in the type that the file gives it. The first few input sizes are compiled for themselves
     at their first call (seconds), as many as take half a gigabyte; others share one graph for all sizes. Calls from
-    several threads run side by side. Raises UserError where the package, or an operator, is missing, or where the file
-    is not this graph.
+    several threads run side by side.
+
+    Args:
+        spec: The specification of the graph.
+        path: The file.
+        custom_op: Use our attention operator where its library is built.
+
+    Raises:
+        UserError: The package or an operator is missing, or the file is not of this graph.
     """
 
     def __init__(self, spec: GraphSpec, path: Path, custom_op: bool = True) -> None:

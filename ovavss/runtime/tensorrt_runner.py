@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,9 +31,19 @@ class TensorRTRunner(Runner):
 
     Inputs may lie on either side; from the host they go through pinned memory. Outputs are copies on the GPU. The work
     for a set of shapes is recorded once as a CUDA graph and replayed; where it cannot be recorded it is enqueued.
+    Calls of several threads run one after another: they share an execution context and its buffers.
 
-    Raises UserError where the library, a GPU or the plan's fit is missing.
+    Args:
+        spec: The specification of the graph.
+        path: The plan.
+        rtx: The plan is TensorRT-RTX's.
+        cuda_graphs: Record the work as CUDA graphs.
+
+    Raises:
+        UserError: The library or a GPU is missing, or the plan does not fit them.
     """
+
+    device = "cuda"
 
     def __init__(self, spec: GraphSpec, path: Path, rtx: bool = False, cuda_graphs: bool = True) -> None:
         super().__init__(spec)
@@ -49,8 +60,13 @@ class TensorRTRunner(Runner):
         self.cuda_graphs = cuda_graphs
         self.stream = torch.cuda.Stream()
         self.recorded: dict[tuple[tuple[int, ...], ...], _Recorded] = {}
+        self._lock = Lock()
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        with self._lock:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Tensor]) -> Arrays:
         shapes = tuple(tuple(inputs[i.name].shape) for i in self.spec.inputs)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
@@ -68,23 +84,25 @@ class TensorRTRunner(Runner):
                 self._bind(work)
                 self._enqueue()
             outputs = {name: tensor.clone() for name, tensor in work.outputs.items()}
-        torch.cuda.current_stream().wait_stream(self.stream)
+        caller = torch.cuda.current_stream()
+        caller.wait_stream(self.stream)
+        for tensor in outputs.values():
+            tensor.record_stream(caller)  # else its memory could be reused while the caller still reads it
         return outputs
 
     def _prepare(self, inputs: Mapping[str, Tensor]) -> _Recorded:
-        device = torch.device("cuda")
-        statics = {i.name: torch.empty(inputs[i.name].shape, dtype=i.dtype, device=device) for i in self.spec.inputs}
+        statics = {
+            i.name: torch.empty(inputs[i.name].shape, dtype=i.dtype, device=self.device) for i in self.spec.inputs
+        }
         for tensor in self.spec.inputs:
             if not self.context.set_input_shape(tensor.name, tuple(inputs[tensor.name].shape)):
-                shape, why = (
-                    list(inputs[tensor.name].shape),
-                    tensorrt_library.reason(self.logger, "outside its profile"),
-                )
+                shape = list(inputs[tensor.name].shape)
+                why = tensorrt_library.reason(self.logger, "outside its profile")
                 raise UserError(f"{self.spec.name}: '{tensor.name}' {shape} does not fit the engine ({why})")
         outputs = {}
         for output in self.spec.outputs:
             size = tuple(self.context.get_tensor_shape(output.name))
-            outputs[output.name] = torch.empty(size, dtype=output.dtype, device=device)
+            outputs[output.name] = torch.empty(size, dtype=output.dtype, device=self.device)
         work = _Recorded(statics, outputs, None)
         self._fill(work, inputs)
         self._bind(work)

@@ -25,7 +25,9 @@ from ovavss.export.verify import VerificationError, compare, example_inputs
 from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules, graph_specs
 from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
 from ovavss.runtime.engines import Precision, open_engines, read_manifest, sha256
-from ovavss.runtime.runner import OnnxRuntimeRunner, Runner, TorchRunner
+from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from ovavss.runtime.runner import Runner
+from ovavss.runtime.torch_runner import TorchRunner
 
 app = typer.Typer()
 app.command()(build_engines.export)
