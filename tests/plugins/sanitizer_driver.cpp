@@ -29,7 +29,7 @@ int64_t between(int64_t low, int64_t high) { return low + static_cast<int64_t>(g
 void one_case(int threads) {
   ovavss_msda_sizes s{};
   s.batch = between(0, 2), s.heads = between(1, 9), s.channels = 8 * between(1, 9), s.levels = between(1, 8);
-  s.queries = between(0, 5), s.points = between(1, 16);
+  s.queries = between(0, 1) ? between(0, 5) : between(20, 60), s.points = between(1, 16);
   s.reference_batch = between(0, 1) ? s.batch : 1, s.reference_levels = between(0, 1) ? s.levels : 1;
   std::vector<int64_t> shapes;
   for (int64_t l = 0; l < s.levels; ++l) {

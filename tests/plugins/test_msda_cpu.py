@@ -67,6 +67,17 @@ def test_sizes(core: Core, isa: str, form: str) -> None:
         check(core, form, random_case(shapes, 2, 3, m, d, p, of_batch, of_levels, seed=index))
 
 
+@pytest.mark.parametrize("form", ["plain", "fused"])
+def test_many_queries(core: Core, isa: str, form: str) -> None:
+    """With as many queries as tokens a task is one head, or a part of its queries, whose values are packed first."""
+    shapes = [(9, 13), (5, 7), (3, 4)]
+    for index, (batch, heads, channels, points) in enumerate(
+        itertools.product((1, 2), (2, 8), (8, 24, 32), (1, 3, 4, 16))
+    ):
+        case = random_case(shapes, batch, 175, heads, channels, points, reference_levels=(1, 3)[index % 2], seed=index)
+        check(core, form, case, threads=1 + index % 2)
+
+
 def test_model_shape(core: Core, isa: str) -> None:
     """The r50 pixel decoder's levels, where coordinates are largest: against the float64 definition on some queries."""
     shapes = [(48, 80), (24, 40), (12, 20)]

@@ -4,6 +4,6 @@
 
 namespace ovavss_msda {
 
-void run_avx2(const Job& job, int64_t begin, int64_t end) { run_form<Vector8>(job, begin, end); }
+void run_avx2(const Job& job, int64_t task, float* scratch) { run_form<Vector8>(job, task, scratch); }
 
 }  // namespace ovavss_msda

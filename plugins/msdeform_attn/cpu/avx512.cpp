@@ -10,7 +10,6 @@ struct Vector16 {
   using Float = __m512;
   using Int = __m512i;
   using Mask = __mmask16;
-  using References = __m512; /* up to 8 levels' (x, y): one register */
   using Eight = Vector8;
   static constexpr int width = 16, sets = 4;
 
@@ -51,8 +50,6 @@ struct Vector16 {
     const int second = count > 8 ? count - 8 : 0;
     part(load_tail(p, count > 8 ? 16 : 2 * count), second ? load_tail(p + 16, 2 * second) : set(0.0f), x, y);
   }
-  static References load_references(const float* p, int count) { return load_tail(p, count); }
-  static Float pick(References from, Int which) { return _mm512_permutexvar_ps(which, from); }
 
  private:
   static __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
@@ -67,6 +64,6 @@ struct Vector16 {
 
 namespace ovavss_msda {
 
-void run_avx512(const Job& job, int64_t begin, int64_t end) { run_form<Vector16>(job, begin, end); }
+void run_avx512(const Job& job, int64_t task, float* scratch) { run_form<Vector16>(job, task, scratch); }
 
 }  // namespace ovavss_msda

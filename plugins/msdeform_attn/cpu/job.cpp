@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -32,7 +35,7 @@ const char* read_levels(Job& job, const void* level_shapes) {
 
 void fill_table(Job& job) {
   const ovavss_msda_sizes& s = job.sizes;
-  const int stride = static_cast<int>(s.heads * s.channels);
+  const int stride = static_cast<int>(job.by_head ? s.channels : s.heads * s.channels);
   PointTable& t = job.table;
   for (int i = 0; i < kChunk + kPadding; ++i) {
     const int64_t l = i / s.points % s.levels;
@@ -44,8 +47,25 @@ void fill_table(Job& job) {
     t.last_column[i] = level.width - 1;
     t.row_stride[i] = static_cast<int32_t>(static_cast<int64_t>(level.width) * stride);
     t.start[i] = static_cast<int32_t>(level.start * stride);
-    t.reference[i] = s.reference_levels == 1 ? 0 : static_cast<int32_t>(2 * l);
   }
+}
+
+/* See Note [Two orders of the same work]: what a packed value saves a point is about what packing costs a token. */
+void choose_order(Job& job) {
+  const ovavss_msda_sizes& s = job.sizes;
+  const int64_t points = s.levels * s.points, heads = s.batch * s.heads;
+  job.by_head = job.run != run_portable && s.heads > 1 && s.tokens > 0 && s.queries * points >= s.tokens;
+  job.groups_of_chunk = static_cast<int>(std::clamp<int64_t>(kChunk / points, 1, job.by_head ? s.queries : s.heads));
+  if (job.by_head) {
+    // Tasks for 16 threads, but no part so small that packing is most of its work.
+    job.parts = std::clamp<int64_t>(16 / heads, 1, std::max<int64_t>(1, s.queries * points / s.tokens / 4));
+    job.tasks = heads * job.parts;
+    job.scratch = s.tokens * s.channels;
+    return;
+  }
+  const int64_t work = s.heads * points * s.channels;  // about a nanosecond for 64 of these
+  job.rows_of_task = std::clamp<int64_t>((INT64_C(1) << 22) / work, 1, 4096);
+  job.tasks = (s.batch * s.queries + job.rows_of_task - 1) / job.rows_of_task;
 }
 
 void choose_kernel(Job& job) {
@@ -69,40 +89,46 @@ const char* prepare(Job& job, const ovavss_msda_sizes& sizes, const void* level_
   if (sizes.batch == 0 || sizes.queries == 0) return nullptr;
   if (const char* wrong = read_levels(job, level_shapes)) return wrong;
   job.wide = sizes.tokens * sizes.heads * sizes.channels > INT32_MAX;
-  const int64_t points = sizes.levels * sizes.points;
-  job.heads_of_chunk = static_cast<int>(std::clamp<int64_t>(kChunk / points, 1, sizes.heads));
-  if (!job.wide) fill_table(job);
   choose_kernel(job);
+  choose_order(job);
+  if (!job.wide) fill_table(job);
   return nullptr;
 }
 
-int64_t rows_of_block(const Job& job) {
-  const ovavss_msda_sizes& s = job.sizes;
-  const int64_t work = s.heads * s.levels * s.points * s.channels;  // about a nanosecond for 64 of these
-  return std::clamp<int64_t>((INT64_C(1) << 22) / work, 1, 4096);
+bool run_task(const Job& job, int64_t task) {
+  constexpr int64_t floats_of_line = 16;
+  std::unique_ptr<float[]> memory;
+  float* scratch = nullptr;
+  if (job.scratch > 0) {
+    memory.reset(new (std::nothrow) float[job.scratch + floats_of_line]);
+    if (!memory) return false;
+    scratch = memory.get() + (floats_of_line - reinterpret_cast<uintptr_t>(memory.get()) / 4 % floats_of_line);
+  }
+  job.run(job, task, scratch);
+  return true;
 }
 
 namespace {
 
 const char* run(const Job& job, int32_t threads) {
-  const int64_t rows = job.sizes.batch * job.sizes.queries, block = rows_of_block(job);
-  if (rows == 0) return nullptr;
-  const int64_t blocks = (rows + block - 1) / block;
+  if (job.tasks == 0) return nullptr;
   if (threads <= 0) threads = static_cast<int32_t>(std::max(1u, std::thread::hardware_concurrency()));
   std::atomic<int64_t> next{0};
+  std::atomic<bool> done{true};
   const auto work = [&] {
-    for (int64_t i; (i = next.fetch_add(1)) < blocks;) job.run(job, i * block, std::min(rows, (i + 1) * block));
+    for (int64_t i; (i = next.fetch_add(1)) < job.tasks;)
+      if (!run_task(job, i)) done = false;
   };
   std::vector<std::thread> others;
   try {
     others.reserve(threads);
-    for (int64_t i = 1; i < std::min<int64_t>(threads, blocks); ++i) others.emplace_back(work);
+    for (int64_t i = 1; i < std::min<int64_t>(threads, job.tasks); ++i) others.emplace_back(work);
   } catch (const std::exception&) {
     // Fewer threads than asked for: the rest of the work is done by those that started.
   }
   work();
   for (std::thread& other : others) other.join();
-  return nullptr;
+  return done ? nullptr : kNoMemory;
 }
 
 }  // namespace

@@ -54,8 +54,9 @@ void run_head(const Job& job, int64_t batch, int64_t query, int64_t head) {
 
 }  // namespace
 
-void run_portable(const Job& job, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row)
+void run_portable(const Job& job, int64_t task, float*) {
+  const int64_t rows = job.sizes.batch * job.sizes.queries, begin = task * job.rows_of_task;
+  for (int64_t row = begin; row < rows && row < begin + job.rows_of_task; ++row)
     for (int64_t head = 0; head < job.sizes.heads; ++head)
       run_head(job, row / job.sizes.queries, row % job.sizes.queries, head);
 }

@@ -10,9 +10,6 @@ struct Vector8 {
   using Float = __m256;
   using Int = __m256i;
   using Mask = __m256;
-  struct References {
-    const float* first;
-  };
   using Eight = Vector8;
   static constexpr int width = 8, sets = 2;
 
@@ -61,8 +58,6 @@ struct Vector8 {
     const int second = count > 4 ? count - 4 : 0;
     part(load_tail(p, count > 4 ? 8 : 2 * count), second ? load_tail(p + 8, 2 * second) : set(0.0f), x, y);
   }
-  static References load_references(const float* p, int) { return {p}; }
-  static Float pick(References from, Int which) { return _mm256_i32gather_ps(from.first, which, 4); }
 
  private:
   static Int first_lanes(int count) {

@@ -2,6 +2,7 @@
 #include "onnxruntime/kernel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <string>
@@ -119,20 +120,26 @@ OrtStatus* compute_cpu(const Operator& op, OrtKernelContext* context, const ovav
     job.references = static_cast<const float*>(in[2].data), job.offsets = offsets, job.logits = weights;
   else
     job.locations = static_cast<const float*>(in[2].data), job.weights = weights;
-  const int64_t rows = sizes.batch * sizes.queries, row = sizes.heads * sizes.channels, block = rows_of_block(job);
-  auto* halves = static_cast<uint16_t*>(output);
+  const int64_t count = sizes.batch * sizes.queries * sizes.heads * sizes.channels;
   job.output = static_cast<float*>(output);
   if (sizes.value_type != OVAVSS_FLOAT32) {
-    owners[3].reset(new float[rows * row]);
+    owners[3].reset(new float[count]);
     job.output = owners[3].get();
   }
-  return parallel(api, context, (rows + block - 1) / block, [&](int64_t index) {
-    const int64_t begin = index * block, end = std::min(rows, begin + block);
-    job.run(job, begin, end);
+  std::atomic<bool> done{true};
+  const auto step = [&](int64_t task) {
+    if (!run_task(job, task)) done = false;
+  };
+  if (OrtStatus* bad = parallel(api, context, job.tasks, step)) return bad;
+  if (!done) return api.CreateStatus(ORT_RUNTIME_EXCEPTION, kNoMemory);
+  if (sizes.value_type == OVAVSS_FLOAT32) return nullptr;
+  auto* halves = static_cast<uint16_t*>(output);
+  return parallel(api, context, (count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    const int64_t begin = piece * kPiece, end = std::min(count, begin + kPiece);
     if (sizes.value_type == OVAVSS_FLOAT16)
-      for (int64_t i = begin * row; i < end * row; ++i) halves[i] = float_to_half(job.output[i]);
-    if (sizes.value_type == OVAVSS_BFLOAT16)
-      for (int64_t i = begin * row; i < end * row; ++i) halves[i] = float_to_bfloat16(job.output[i]);
+      for (int64_t i = begin; i < end; ++i) halves[i] = float_to_half(job.output[i]);
+    else
+      for (int64_t i = begin; i < end; ++i) halves[i] = float_to_bfloat16(job.output[i]);
   });
 }
 

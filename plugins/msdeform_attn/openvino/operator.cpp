@@ -5,6 +5,7 @@
 #include <openvino/core/parallel.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "cpu/job.h"
@@ -94,17 +95,22 @@ bool Attention::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inpu
   std::unique_ptr<float[]> result;
   if (type != ov::element::f32) result.reset(new float[outputs[0].get_size()]);
   job.output = result ? result.get() : outputs[0].data<float>();
-  const int64_t rows = sizes.batch * sizes.queries, block = rows_of_block(job);
   /* On OpenVINO's own threads: threads of ours would compete with them. */
-  ov::parallel_for((rows + block - 1) / block, [&](int64_t index) {
-    const int64_t begin = index * block, end = std::min(rows, begin + block), row = sizes.heads * sizes.channels;
-    job.run(job, begin, end);
-    if (!result) return;
-    auto* halves = static_cast<uint16_t*>(outputs[0].data());
+  std::atomic<bool> done{true};
+  ov::parallel_for(job.tasks, [&](int64_t task) {
+    if (!run_task(job, task)) done = false;
+  });
+  if (!done) OPENVINO_THROW("ovavss: ", kNoMemory);
+  if (!result) return true;
+  constexpr int64_t kPiece = 1 << 15;
+  const auto count = static_cast<int64_t>(outputs[0].get_size());
+  auto* halves = static_cast<uint16_t*>(outputs[0].data());
+  ov::parallel_for((count + kPiece - 1) / kPiece, [&](int64_t piece) {
+    const int64_t begin = piece * kPiece, end = std::min(count, begin + kPiece);
     if (type == ov::element::f16)
-      for (int64_t i = begin * row; i < end * row; ++i) halves[i] = float_to_half(job.output[i]);
+      for (int64_t i = begin; i < end; ++i) halves[i] = float_to_half(job.output[i]);
     else
-      for (int64_t i = begin * row; i < end * row; ++i) halves[i] = float_to_bfloat16(job.output[i]);
+      for (int64_t i = begin; i < end; ++i) halves[i] = float_to_bfloat16(job.output[i]);
   });
   return true;
 }
