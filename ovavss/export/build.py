@@ -255,8 +255,13 @@ class Builder:
             reference = TorchRunner(spec, reference.module)
         try:
             return compare(spec, reference, runner, inputs, precision), ""
-        except VerificationError as error:
-            named = form is Format.ONNX and precision not in QUANTIZED and isinstance(runner, OnnxRuntimeRunner)
+        except UserError as error:  # too far from PyTorch, or NaN among the outputs
+            named = (
+                isinstance(error, VerificationError)
+                and form is Format.ONNX
+                and precision not in QUANTIZED
+                and isinstance(runner, OnnxRuntimeRunner)
+            )
             where = self._where(spec, reference, precision, path) if named else ""
             path.unlink()
             raise VerificationError(f"{error}{where}; the file was removed") from None
