@@ -11,6 +11,7 @@ from ovavss.commands.rewrite import rewrite
 from ovavss.commands.segment import segment
 from ovavss.commands.serve import serve
 from ovavss.commands.train import train
+from ovavss.commands.weights import app as weights
 
 app = typer.Typer(
     help="Open-vocabulary audio-visual semantic segmentation, from PyTorch to production.",
@@ -27,6 +28,7 @@ app.command()(ablate)
 app.command()(rewrite)
 app.command()(repo)
 app.command()(serve)
+app.add_typer(weights, name="weights")
 
 
 def main() -> None:

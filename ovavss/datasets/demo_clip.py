@@ -12,16 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ovavss.checkpoints.fetched import cache_folder
 from ovavss.errors import UserError
 
 PACKAGE, LICENCE = "psychopy==2026.2.5", "GPL-3.0"
 MEMBER = "psychopy/demos/coder/stimuli/jwpIntro.mp4"
 SHA256 = "f0c7ef7c6bdcdb37f099fbaa001d8901c927d8135851bc2542b55b21490f433c"
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: `ovavss` in XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovavss"
 
 
 def fetch_demo_clip(cache: Path | None = None) -> Path:
