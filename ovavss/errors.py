@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one sentence that names the file or the field and says what to do. The command line prints it
     without a traceback and exits with status 2.
     """
+
+
+class DataWarning(RuntimeWarning):
+    """Something in the user's data was wrong and was repaired or passed over; the sentence says what and where."""

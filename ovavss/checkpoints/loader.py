@@ -150,6 +150,7 @@ def load_into(
                 entry = Misshaped(name, shapes[name], tuple(tensor.shape))
                 (report.dropped if file.kind is Kind.MASK2FORMER else report.shape_mismatch).append(entry)
             else:
+                _check_finite(file, name, tensor)
                 fitting[name] = tensor
     report.loaded = list(fitting)
     shape_mismatch = {entry.name for entry in report.shape_mismatch}
@@ -217,6 +218,14 @@ def to_upstream_state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
             "save them as .safetensors instead"
         )
     return {str(renamed[name]): tensor for name, tensor in _state(modules).items()}
+
+
+def _check_finite(file: Checkpoint, name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+        raise UserError(
+            f"{file.path}: the tensor '{name}' holds NaN or infinity, so these weights are damaged; "
+            "give a checkpoint from before the training diverged, or copy the file again"
+        )
 
 
 def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What several commands ask for and how they tell a mistake."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovavss.errors import UserError
+from ovavss.errors import DataWarning, UserError
 from ovavss.models.ov_avss.presets import PRESETS
 
 PresetName = Enum("PresetName", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
@@ -56,7 +57,15 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 def user_errors() -> Iterator[None]:
     """Prints a UserError (with its table of keys, if it has one) and exits with 2."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            show = warnings.showwarning
+            warnings.showwarning = lambda message, category, *rest, **more: (
+                print(f"warning: {message}", file=sys.stderr)
+                if issubclass(category, DataWarning)
+                else show(message, category, *rest, **more)
+            )
+            yield
     except UserError as error:
         report = getattr(error, "report", None)
         if report is not None:

@@ -1,5 +1,6 @@
 """`ovavss segment`: a video in, masks and names out."""
 
+import json
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -62,6 +63,20 @@ class FramePositionName(StrEnum):
     END = "end"
 
 
+def names_in(text: str, path: Path) -> list[str]:
+    """The names of a class list: one a line (empty lines are passed over), one line with commas, or a JSON list."""
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            names = json.loads(text)
+        except ValueError:
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"the class list {path} is not a JSON list of names; give one name a line")
+        return names
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[0].split(",") if len(lines) == 1 else lines
+
+
 def parse_classes(classes: str | None, preset: Preset) -> list[str]:
     """Names from `a,b,c` or from `@FILE` with one a line; without either, the preset's own vocabulary."""
     from ovavss.pipeline.pipeline import check_names
@@ -73,8 +88,10 @@ def parse_classes(classes: str | None, preset: Preset) -> list[str]:
     if not classes.startswith("@"):
         return check_names(classes.split(",") if classes.strip() else [])
     path = Path(classes[1:])
+    if path.is_fifo():
+        raise UserError(f"the class list {path} is a pipe, which cannot be read twice; give a file")
     try:
-        return check_names(path.read_text(encoding="utf-8").splitlines())
+        return check_names(names_in(path.read_text(encoding="utf-8-sig"), path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the class list {path} cannot be read ({error}); give a UTF-8 text file with one name a line"

@@ -15,6 +15,7 @@ from ovavss.datasets.avsbench_ov_files import (
     Clip,
     TestClip,
     TrainingClip,
+    is_system_file,
     rasterise,
     read_categories,
     read_image,
@@ -234,11 +235,13 @@ class AvsbenchTest:
             raise UserError(f"{folder} is missing: give a folder in the AVSBench-OV layout.")
         rows = self._read_csv()
         self.clips: list[tuple[str, str, tuple[int, ...], list[Path], int]] = []
-        for video in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for video in sorted(path for path in folder.iterdir() if path.is_dir() and not is_system_file(path)):
             if video.name not in rows:
                 raise UserError(f"{self.csv} has no row for video {video.name}: add it or remove the folder {video}.")
             labels, subset = self._check_row(video.name, *rows[video.name])
-            files = sorted(path for path in video.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES)
+            files = sorted(
+                path for path in video.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and not is_system_file(path)
+            )
             if not files or len(files) % num_frames:
                 raise UserError(f"{video} has {len(files)} frames: restore it to a multiple of {num_frames}.")
             self.clips += [(video.name, subset, labels, files, s) for s in range(0, len(files), num_frames)]
@@ -275,7 +278,7 @@ class AvsbenchTest:
         chunk = slice(start, start + self.num_frames)
         patches = np.array([_patch(file) for file in files], dtype=np.int64)
         folder = self.root / "AVSBench-semantic" / subset / video / "labels_rgb"
-        labels = sorted(folder.glob("*.png"))
+        labels = sorted(path for path in folder.glob("*.png") if not is_system_file(path))
         if len(labels) != len(files):
             raise UserError(f"{folder} has {len(labels)} label images for {len(files)} frames: restore them.")
         return TestClip(

@@ -58,10 +58,15 @@ class CategoryTable:
 AVSBENCH_OV = CategoryTable.from_names(sorted((*BASE_NAMES, *NOVEL_NAMES)), BASE_NAMES)
 
 
+def is_system_file(path: Path) -> bool:
+    """Whether an operating system or an archive left it there: hidden files, AppleDouble, thumbnails' folders."""
+    return path.name.startswith(".") or path.name in ("__MACOSX", "@eaDir")
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError if it is missing or malformed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: give a folder in the AVSBench-OV layout.") from None
     except (OSError, ValueError) as error:

@@ -1,13 +1,17 @@
 """A sound track, of any rate and channel layout, as 16 kHz mono samples in step with the picture."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import soxr
 from av.audio.frame import AudioFrame
 
+from ovavss.errors import DataWarning
+
 SAMPLE_RATE = 16_000
 _LARGEST_JUMP = 0.05
+_LARGEST_SAMPLE = 64.0  # full scale is 1: no recording is 36 dB louder, damaged files are
 
 # Begin and end in seconds, and the frame.
 Frames = Iterator[tuple[float, float, AudioFrame]]
@@ -31,7 +35,8 @@ class Sound:
     Channels are averaged with equal weights, as the published code does, not mixed down as a player would.
     """
 
-    def __init__(self, frames: Frames, zero: float) -> None:
+    def __init__(self, frames: Frames, zero: float, name: str = "the sound track") -> None:
+        self._name, self._warned = name, False
         self._chunks = self._resampled(frames, zero)
         self._rest = np.zeros(0, np.float32)
 
@@ -69,7 +74,7 @@ class Sound:
             if rate and frame.sample_rate != rate:
                 position = round(position * frame.sample_rate / rate)
             rate = frame.sample_rate
-            samples = _mono(frame)
+            samples = self._repaired(_mono(frame), time - zero, rate)
             start = round((time - zero) * rate)
             if position == 0 or abs(start - position) > _LARGEST_JUMP * rate:
                 while start > position:  # piecemeal: a gap may be an hour long
@@ -80,3 +85,18 @@ class Sound:
             position += len(samples)
             if len(samples):
                 yield rate, samples
+
+    def _repaired(self, samples: np.ndarray, time: float, rate: int) -> np.ndarray:
+        """Samples that are no number, or out of every range, as silence; the first one is told with its time."""
+        bad = ~(np.abs(samples) <= _LARGEST_SAMPLE)
+        if not bad.any():
+            return samples
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._name}: the sound holds samples that are not finite or out of range, the first at "
+                f"{time + int(bad.argmax()) / rate:.3f} s; they count as silence",
+                DataWarning,
+                stacklevel=2,
+            )
+        return np.where(bad, np.float32(0), samples)

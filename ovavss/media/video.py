@@ -109,7 +109,7 @@ def read_windows(
         frames = _chosen_frames(container, video, path, frame_position)
         first = next(frames)
         zero = first[2]
-        sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero)
+        sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero, str(path))
         pending: list[tuple[float, np.ndarray, float]] = [first]
         index = 0
         while pending:

@@ -3,6 +3,7 @@
 The pipeline does not know which runtime it drives: it gets one runner for each graph.
 """
 
+import html
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,7 @@ from ovavss.models.ov_avss.presets import (
     Preset,
     Proposals,
 )
-from ovavss.models.ov_avss.prompts import text_embeddings
+from ovavss.models.ov_avss.prompts import TEMPLATES, text_embeddings
 from ovavss.pipeline.early_exit import THUMBNAIL_SIZE, CropRequests, all_crops, early_exit
 from ovavss.runtime.runner import Runner
 
@@ -93,11 +94,17 @@ class Segmentation:
     sound_map: Tensor | None = None
 
 
+def _as_clip_reads(name: str) -> str:
+    """The name after the cleaning of CLIP's tokenizer: entities resolved, blanks joined, lower case."""
+    return " ".join(html.unescape(html.unescape(name)).split()).lower()
+
+
 def check_names(names: Sequence[str]) -> list[str]:
     """Class names without surrounding blanks; UserError where the list is empty, or a name is empty or there twice."""
     stripped = [name.strip() for name in names]
     if not stripped:
         raise UserError("the list of classes is empty; pass --classes 'man,piano,...'")
+    seen: dict[str, str] = {}
     for index, name in enumerate(stripped):
         if not name:
             raise UserError(
@@ -105,9 +112,24 @@ def check_names(names: Sequence[str]) -> list[str]:
             )
         if name in stripped[:index]:
             raise UserError(f"class name '{name}' is there twice; remove one")
+        other = seen.setdefault(_as_clip_reads(name), name)
+        if other != name:
+            raise UserError(f"class names '{other}' and '{name}' are the same to CLIP, which ignores case; remove one")
     if len(stripped) > LARGEST_VOCABULARY:
         raise UserError(f"{len(stripped)} class names are too many; give at most {LARGEST_VOCABULARY}")
     return stripped
+
+
+def check_tokens(names: Sequence[str], tokens: Tensor) -> None:
+    """Refuses names whose tokens int64 [n, context_length] are equal: CLIP reads the beginning of a name only."""
+    seen: dict[tuple[int, ...], str] = {}
+    for name, row in zip(names, tokens.tolist()):
+        other = seen.setdefault(tuple(row), name)
+        if other != name:
+            raise UserError(
+                f"class names '{other[:40]}...' and '{name[:40]}...' are the same to CLIP, which reads "
+                f"{tokens.shape[1]} tokens of a name; shorten them"
+            )
 
 
 @dataclass
@@ -193,6 +215,8 @@ class Pipeline:
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Tensor:
         """Text embeddings of class names: unit vectors float32 [K, D]; `progress` hears how many names are done."""
         tokenize = tokenizer(self.preset.clip)
+        shortest = min(TEMPLATES, key=lambda template: template.index("{"))
+        check_tokens(names, tokenize([shortest.format(name) for name in names]))
         run = self.runners[CLIP_TEXT_ENCODER]
         return text_embeddings(names, tokenize, lambda tokens: run(tokens=tokens)["text_embeddings"], progress=progress)
 

@@ -292,3 +292,15 @@ def test_meta_modules_are_a_programming_error(tmp_path: Path, wanted: Modules) -
     encoder = modules(2)["audio_encoder"].to("meta")
     with pytest.raises(ValueError, match="meta"):
         load_into({"audio_encoder": encoder}, checkpoint)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(tmp_path: Path, number: float) -> None:
+    made = modules(0)
+    save_checkpoint(tmp_path / "good.safetensors", made, SMALL.name)
+    name, tensor = next((n, t) for n, t in made["usslm"].state_dict().items() if t.is_floating_point())
+    with torch.no_grad():
+        tensor.view(-1)[0] = number
+    save_checkpoint(tmp_path / "bad.safetensors", made, SMALL.name)
+    bad = read_checkpoint(tmp_path / "bad.safetensors")
+    refused(lambda: load_into(modules(1), bad), "bad.safetensors", f"usslm.{name}", "NaN or infinity")
