@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ovavss.checkpoints import tflite
 from ovavss.checkpoints.fetched import fetch, packages
 from ovavss.models.open_avs.efficientnet import EfficientNetLite0
+from ovavss.models.open_avs.graphs import OPEN_AVS, OpenAvsModels, OpenAvsPreset
 from ovavss.models.open_avs.prompt_decoder import PromptDecoder
 from ovavss.models.open_avs.ssdlite import SSDLite
 from ovavss.models.open_avs.tiny_vit import TinyViT
@@ -26,6 +27,17 @@ def fetch_all(offline: bool = False) -> None:
     """Fetch all weights that are not in the cache yet. Raises UserError as `fetch`."""
     for part in PARTS:
         fetch(part, offline)
+
+
+def load_open_avs(preset: OpenAvsPreset = OPEN_AVS, offline: bool = False) -> tuple[OpenAvsModels, list[str]]:
+    """All networks of a preset with their weights, and the names of the listener's classes.
+
+    Raises:
+        UserError: Weights are not in the cache and cannot be fetched.
+    """
+    listener, sounds = load_yamnet(offline)
+    encoder, decoder = load_mobile_sam(offline)
+    return OpenAvsModels(preset, listener, load_ssdlite(offline), load_efficientnet(offline), encoder, decoder), sounds
 
 
 def _file(part: str, offline: bool) -> Path:
@@ -90,10 +102,10 @@ def load_ssdlite(offline: bool = False) -> SSDLite:
     return _frozen(model)
 
 
-def load_efficientnet(size: tuple[int, int], offline: bool = False) -> EfficientNetLite0:
-    """The network of the class activation maps at one size (height, width), in evaluation mode."""
+def load_efficientnet(offline: bool = False) -> EfficientNetLite0:
+    """The network of the class activation maps, in evaluation mode."""
     state = _read_torch(_file("efficientnet_lite0", offline))
-    model = EfficientNetLite0(size)
+    model = EfficientNetLite0()
 
     def fill(layer: nn.Module, convolution: str, norm: str) -> None:
         parts = [state[f"{norm}.{k}"] for k in ("weight", "bias", "running_mean", "running_var")]

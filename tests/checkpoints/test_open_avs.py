@@ -28,7 +28,7 @@ def test_listener_agrees_with_the_quantized_original() -> None:
 def test_networks_of_the_picture_have_their_published_sizes() -> None:
     count = {
         "ssdlite": sum(p.numel() for p in load_ssdlite(offline=True).parameters()),
-        "efficientnet": sum(p.numel() for p in load_efficientnet((480, 640), offline=True).parameters()),
+        "efficientnet": sum(p.numel() for p in load_efficientnet(offline=True).parameters()),
         "mobile_sam": sum(p.numel() for model in load_mobile_sam(offline=True) for p in model.parameters()),
     }
     assert count["ssdlite"] == pytest.approx(4.5e6, rel=0.01)
@@ -44,8 +44,8 @@ def test_masker_outlines_a_disk() -> None:
     y, x = np.mgrid[:96, :128]
     disk = (y - 48) ** 2 + (x - 70) ** 2 < 24**2
     frame = torch.from_numpy(np.where(disk[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8))
-    embedding = MaskImageEncoder(encoder, (384, 512))(frame[None])
-    box = torch.tensor([[[46.0, 24.0], [94.0, 72.0]]]) / 128
+    embedding = MaskImageEncoder(encoder, 512)(frame[None])
+    box = torch.tensor([[[46.0, 24.0], [94.0, 72.0]]]) / torch.tensor([128.0, 96.0])
     masks, iou = decoder(embedding, box, torch.tensor([[2.0, 3.0]]))
     found = torch.nn.functional.interpolate(masks[:, int(iou.argmax())][None], (96, 128))[0, 0].numpy() > 0
     assert (found & disk).sum() / (found | disk).sum() > 0.9

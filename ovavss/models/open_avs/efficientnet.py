@@ -20,20 +20,11 @@ _STAGES = (
 
 
 class EfficientNetLite0(nn.Module):
-    """The network at one size (height, width).
+    """forward: images float32 [B, 3, H, W], normalized -> logits float32 [B, 1000, H / 32, W / 32], whose mean over the
+    cells is the classifier's answer for the whole picture."""
 
-    forward: images uint8 [B, H, W, 3] RGB of any size, stretched to `size` -> class_map float32
-    [B, 1000, height / 32, width / 32], which sums to one over the classes in every cell.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, size: tuple[int, int] = (480, 640)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.size = size
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
         self.stem = SameConv(3, 32, 3, 2)
         blocks, channels = [], 32
         for expansion, kernel, stride, repeats, outputs in _STAGES:
@@ -44,12 +35,31 @@ class EfficientNetLite0(nn.Module):
         self.last = SameConv(channels, 1280)
         self.classify = nn.Conv2d(1280, CLASSES, 1)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """float32 [B, 1000, h, w]; the mean over the cells is the classifier's answer for the whole picture."""
-        x = resize_and_pad(images.float().permute(0, 3, 1, 2), self.size, self.size)
-        x = self.last(self.blocks(self.stem((x - self.mean) / self.std)))
-        logits: Tensor = self.classify(x)
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classify(self.last(self.blocks(self.stem(images))))
         return logits
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.logits(images).softmax(1)
+
+class ClassMaps(nn.Module):
+    """Class activation maps at two sizes of the picture, which is stretched to each size (height, width).
+
+    forward: frames uint8 [B, H, W, 3] RGB of any size -> coarse and fine float32 [B, 1000, height / 32, width / 32]
+    of the two sizes, rounded up. In every cell the classes sum to one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: EfficientNetLite0, sizes: tuple[tuple[int, int], tuple[int, int]] = ((480, 640), (720, 960))
+    ) -> None:
+        super().__init__()
+        self.network, self.sizes = network, sizes
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = frames.float().permute(0, 3, 1, 2)
+        resized = [resize_and_pad(pictures, size, size) for size in self.sizes]
+        coarse, fine = (self.network((picture - self.mean) / self.std).softmax(1) for picture in resized)
+        return coarse, fine

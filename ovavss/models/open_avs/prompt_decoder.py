@@ -140,8 +140,8 @@ class _MaskDecoder(nn.Module):
 
 
 class PromptDecoder(nn.Module):
-    """forward: embedding float32 [B, 256, h, w] of a picture whose longer side has as many cells as the larger of h and
-    w; points float32 [B, P, 2], x and y as shares of the picture's *longer* side; labels float32 [B, P] (see above)
+    """forward: embedding float32 [B, 256, h, w]; points float32 [B, P, 2], x and y as shares of the picture's width and
+    height; labels float32 [B, P] (see above)
     -> mask_logits float32 [B, 4, 4h, 4w] (the first for unambiguous prompts, then whole, part and sub-part), iou
     float32 [B, 4], the network's estimate of each mask's quality."""
 
@@ -156,5 +156,8 @@ class PromptDecoder(nn.Module):
         grid = torch.stack((x[None].expand(height, -1), y[:, None].expand(-1, width)), dim=-1)
         positions = self.prompt_encoder.encode_positions(grid).flatten(0, 1)[None]
         image = embedding + self.prompt_encoder.no_mask_embed.weight[..., None, None]
-        masks: tuple[Tensor, Tensor] = self.mask_decoder(image, positions, self.prompt_encoder(points, labels))
+        # SAM measures both axes by the longer side.
+        scale = torch.stack([torch.full((), side, dtype=points.dtype) for side in (width, height)]).to(points) / longer
+        prompts = self.prompt_encoder(points * scale, labels)
+        masks: tuple[Tensor, Tensor] = self.mask_decoder(image, positions, prompts)
         return masks

@@ -180,22 +180,27 @@ class TinyViT(nn.Module):
 
 
 class MaskImageEncoder(nn.Module):
-    """The image encoder with its preparation: the picture is scaled to `size` (height, width), whose longer side SAM
-    was trained with at 1024.
+    """The image encoder with its preparation: the picture's longer side is scaled to `longer` pixels (SAM was trained
+    with 1024), both sides to multiples of 16.
 
-    forward: frames uint8 [B, H, W, 3] RGB -> embedding float32 [B, 256, height / 16, width / 16].
+    forward: frames uint8 [B, H, W, 3] RGB -> embedding float32 [B, 256, h, w] with max(h, w) = longer / 16.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: TinyViT, size: tuple[int, int] = (768, 1024)) -> None:
+    def __init__(self, encoder: TinyViT, longer: int = 1024) -> None:
         super().__init__()
-        self.encoder, self.size = encoder, size
+        self.encoder, self.longer = encoder, longer
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = resize_and_pad(frames.float().permute(0, 3, 1, 2), self.size, self.size)
+        height, width = frames.shape[1:3]
+        cells, longer = self.longer // STRIDE, torch.sym_max(height, width)
+        # Rounded half up, at least one cell.
+        sides = (torch.sym_max((2 * cells * side + longer) // (2 * longer), 1) * STRIDE for side in (height, width))
+        size: tuple[int, int] = tuple(sides)  # type: ignore[assignment]
+        x = resize_and_pad(frames.float().permute(0, 3, 1, 2), size, size)
         y: Tensor = self.encoder((x - self.mean) / self.std)
         return y

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovavss.models.open_avs.convolution import SameConv
-from ovavss.models.open_avs.efficientnet import EfficientNetLite0
+from ovavss.models.open_avs.efficientnet import ClassMaps, EfficientNetLite0
 from ovavss.models.open_avs.prompt_decoder import BOX_END, BOX_START, INSIDE, PADDING, PromptDecoder
 from ovavss.models.open_avs.ssdlite import ANCHORS, COCO_IDS, SSDLite
 from ovavss.models.open_avs.tiny_vit import EMBEDDING, MaskImageEncoder, TinyViT
@@ -66,14 +66,15 @@ def test_detector_gives_boxes_of_all_anchors_for_any_picture_size() -> None:
 
 @torch.no_grad()
 def test_class_map_is_a_distribution_in_every_cell() -> None:
-    class_map = EfficientNetLite0((96, 128)).eval()(pictures(50, 70))
-    assert class_map.shape == (1, 1000, 3, 4)
-    torch.testing.assert_close(class_map.sum(1), torch.ones(1, 3, 4))
+    maps = ClassMaps(EfficientNetLite0(), ((96, 128), (144, 192))).eval()(pictures(50, 70))
+    assert [tuple(each.shape) for each in maps] == [(1, 1000, 3, 4), (1, 1000, 5, 6)]
+    for each in maps:
+        torch.testing.assert_close(each.sum(1), torch.ones_like(each[:, 0]))
 
 
 @torch.no_grad()
 def test_mask_encoder_and_decoder_take_pictures_that_are_not_square() -> None:
-    encoder, decoder = MaskImageEncoder(TinyViT(), (96, 128)).eval(), PromptDecoder().eval()
+    encoder, decoder = MaskImageEncoder(TinyViT(), 128).eval(), PromptDecoder().eval()
     embedding = encoder(pictures(60, 80, 2))
     assert embedding.shape == (2, EMBEDDING, 6, 8)
     points, labels = torch.rand(2, 2, 2), torch.tensor([[BOX_START, BOX_END], [INSIDE, PADDING]])
