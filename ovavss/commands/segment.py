@@ -48,6 +48,11 @@ _FORMATS = {
 }
 
 
+# The name of a preset of OV-AVSS, or OpenAVS, which runs where nothing else is asked for.
+OPEN_AVS = "open_avs"
+AnyPresetName = StrEnum("AnyPresetName", {name: name for name in (OPEN_AVS, *PRESETS)})  # type: ignore[misc]
+
+
 class SquareAnchorName(StrEnum):
     """Where a square crop lies on the mask's tight box."""
 
@@ -101,14 +106,22 @@ def parse_classes(classes: str | None, preset: Preset) -> list[str]:
 @command
 def segment(
     video: Annotated[Path, typer.Argument(help="Any video with sound.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; a result of an earlier run there is replaced.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write; a result of an earlier run there is replaced. Default: the video's name + '.ovavss'."
+        ),
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="'man,piano,...', or @FILE with one name a line.")] = None,
     engines: Annotated[Path | None, typer.Option(help="Folder that build_engines.py wrote.")] = None,
     runner: Annotated[
         RunnerName, typer.Option(help="All but torch need --engines; torch needs no export.")
     ] = RunnerName.ONNXRUNTIME,
     precision: Annotated[Precision, typer.Option(help="Which of the engines.")] = Precision.FP32,
-    preset: Annotated[PresetName, typer.Option(help="With --runner torch.")] = PresetName.tiny,  # type: ignore[attr-defined]
+    preset: Annotated[
+        AnyPresetName | None,  # type: ignore[valid-type]
+        typer.Option(help="'open_avs' needs nothing else; the others go with --runner torch. Default: open_avs."),
+    ] = None,
     weights: WeightsOption = None,
     clip: ClipWeightsOption = None,
     partial: PartialOption = False,
@@ -130,6 +143,9 @@ def segment(
     frame_position: Annotated[
         FramePositionName, typer.Option(help="Which frame of a second stands for it.")
     ] = FramePositionName.MIDDLE,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="With open_avs: ask no registry for weights that are not in the cache.")
+    ] = False,
     silent: Annotated[bool, typer.Option("--silent", help="Take silence where the video has no sound.")] = False,
     url: Annotated[str | None, typer.Option(help="A server, grpc://HOST:PORT, in place of --engines.")] = None,
     deadline: Annotated[
@@ -142,20 +158,32 @@ def segment(
     from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline, segment_video
 
-    out = check_output_folder(out)
+    out = check_output_folder(out or Path(f"{video.name}.ovavss"))
     probe(video, "silence" if silent else "error")
+    chosen = preset.value if preset is not None else None  # type: ignore[attr-defined]
+    unasked = chosen is None and not (engines or weights or clip) and runner is RunnerName.ONNXRUNTIME
+    open_avs = url is None and (chosen == OPEN_AVS or unasked)
+    ov_avss = PresetName(chosen if chosen not in (None, OPEN_AVS) else "tiny")
     if classes is not None:
-        parse_classes(classes, PRESETS[preset.value])  # before the models, which take seconds to load
+        parse_classes(classes, PRESETS[ov_avss.value])  # before the models, which take seconds to load
     options = Options(
         proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value,
         frames_per_query=frames_per_query, merge_iou=merge_iou, confidence_threshold=confidence_threshold,
     )  # fmt: skip
     with ExitStack() as stack:
-        if url is None:
+        if open_avs:
+            if engines is not None or weights or clip:
+                raise UserError("preset 'open_avs' brings its own weights: leave --engines, --weights and --clip out")
+            from ovavss.pipeline.open_avs import open_pipeline
+
+            open_avs_pipeline = open_pipeline(offline=offline)
+            pipeline: AnyPipeline = open_avs_pipeline
+            names = list(open_avs_pipeline.names) if classes is None else parse_classes(classes, PRESETS["tiny"])
+        elif url is None:
             from ovavss.pipeline.pipeline import Pipeline
 
-            pipeline: AnyPipeline = Pipeline(
-                *open_runners(preset, engines, runner, weights or [], clip, partial, seed, precision), options
+            pipeline = Pipeline(
+                *open_runners(ov_avss, engines, runner, weights or [], clip, partial, seed, precision), options
             )
         else:
             if engines is not None or weights or clip:
@@ -163,10 +191,11 @@ def segment(
             from ovavss.serving.client import RemotePipeline
 
             pipeline = stack.enter_context(RemotePipeline(url, options, deadline))
-        names = parse_classes(classes, pipeline.preset)
+        if not open_avs:
+            names = parse_classes(classes, PRESETS[pipeline.preset.name])
         settings = {
             "preset": pipeline.preset.name,
-            "runner": runner.value if url is None else "triton",
+            "runner": "torch" if open_avs else runner.value if url is None else "triton",
             "precision": precision.value if url is None else "the server's",
             "proposals": proposals.value,
             "sound_threshold": sound_threshold,

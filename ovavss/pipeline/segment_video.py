@@ -9,15 +9,25 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ovavss.media.video import FramePosition, OnMissingAudio, Window, probe, read_windows
-from ovavss.models.ov_avss.presets import Preset
 from ovavss.output.results import ClipResult, Detection, ResultWriter
 from ovavss.pipeline.pipeline import Clip, Segmentation
 
 
-class AnyPipeline(Protocol):
-    """The local pipeline, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
+class AnyPreset(Protocol):
+    """What every preset has: a name, and how many seconds a window is long."""
 
-    preset: Preset
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def snippets(self) -> int: ...
+
+
+class AnyPipeline(Protocol):
+    """The pipeline of either system, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
+
+    @property
+    def preset(self) -> AnyPreset: ...
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Any: ...
 

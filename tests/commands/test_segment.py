@@ -50,6 +50,15 @@ def sounding(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mp4(sample_scene(WORLD_SEED, SCENE), tmp_path_factory.mktemp("sounding") / "clip.mp4", fps=25)
 
 
+def test_open_avs_without_its_weights_and_offline_is_one_sentence(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    message = refused(str(video), "--offline", "--out", str(tmp_path / "out"))
+    assert "could not be fetched" in message and "put it into" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_windows_and_files(video: Path, tiny_engines: Path, tmp_path: Path) -> None:
     printed = run(str(video), "--engines", str(tiny_engines), "--classes", "man,dog", "--out", str(tmp_path / "out"))
     assert "7 seconds in 2 windows" in printed
@@ -140,7 +149,9 @@ def test_bad_input(video: Path, tiny_engines: Path, tmp_path: Path) -> None:
     assert "the list of classes is empty" in refused(str(video), "--classes", "", *torch_runner)
     assert "is empty; remove the extra comma" in refused(str(video), "--classes", "a,,b", *torch_runner)
     assert "'a' is there twice" in refused(str(video), "--classes", "a,b,a", *torch_runner)
-    assert "needs --engines DIR" in refused(str(video), "--out", str(out))
+    assert "needs --engines DIR" in refused(str(video), "--preset", "tiny", "--out", str(out))
+    refusal = refused(str(video), "--preset", "open_avs", "--engines", str(tiny_engines), "--out", str(out))
+    assert "brings its own weights" in refusal
     assert "exclude each other" in refused(str(video), "--engines", str(tiny_engines), *torch_runner)
     assert "there is no engines folder" in refused(str(video), "--engines", str(tmp_path / "x"), "--out", str(out))
     lacking = tmp_path / "lacking"

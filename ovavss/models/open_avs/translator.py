@@ -20,7 +20,8 @@ _COCO = (
     "tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard "
     "tennis_racket bottle - wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot "
     "hot_dog pizza donut cake chair couch potted_plant bed - dining_table - - toilet - tv laptop mouse remote "
-    "keyboard cell_phone microwave oven toaster sink "
+    "keyboard cell_phone microwave oven toaster sink refrigerator - book clock vase scissors teddy_bear "
+    "hair_drier toothbrush "
 )
 COCO_NAMES = tuple(None if name == "-" else name.replace("_", " ") for name in _COCO.split())
 
