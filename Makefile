@@ -1,7 +1,10 @@
-# make demo   videos with sound through exported graphs, to masks and names (VIDEO=, PRESET=, WEIGHTS=, CLASSES=, OUT=)
-# make test   all tests that need no GPU
-# make plugins  the fast attention operator for ONNX Runtime and TensorRT, as far as it can be built here (needs CMake)
-# Both set everything up first: they need only Python 3.11 or 3.12, git, make and a compiler.
+# make demo      videos with sound through exported ONNX graphs, to masks and names (VIDEO=, PRESET=, WEIGHTS=, CLASSES=, OUT=)
+# make test      the tests that need no GPU and less than about a minute each
+# make test-all  all of them, a real Triton server and the slow ones included
+# make plugins   the fast attention operator for ONNX Runtime, OpenVINO and TensorRT, as far as it can be built here
+# make lint      style, types and the layers of the package
+# make docs      the site, into build/site
+# Each sets up what it needs first, from Python 3.11 to 3.13, git, make and a C++ compiler.
 
 PRESET  ?= tiny
 CLASSES ?=
@@ -9,11 +12,12 @@ ENGINES ?= artifacts/$(PRESET)
 OUT     ?= demo/$(PRESET)
 VIDEO   ?=
 PYTHON  ?= python3
+PYTEST  ?=
 UV      ?= $(shell command -v uv || echo .uv/bin/uv)
-CMAKE   ?= $(shell command -v cmake || echo $(UV) tool run cmake)
-RUN      = UV=$(abspath $(UV)) .venv/bin/
+BIN      = $(abspath .venv)/bin
+RUN      = PATH="$(BIN):$$PATH" UV=$(abspath $(UV)) $(BIN)/
 
-.PHONY: demo test plugins tools setup lint clean
+.PHONY: demo test test-all plugins tools setup lint docs wheel clean
 
 setup: .venv/.complete
 
@@ -21,12 +25,15 @@ demo: .venv/.complete $(ENGINES)/manifest.json
 	$(RUN)python -m ovavss.commands.demo --engines "$(ENGINES)" --out "$(OUT)" \
 	  $(if $(VIDEO),--video "$(VIDEO)") $(if $(CLASSES),--classes "$(CLASSES)")
 
-test: .venv/.complete
-	$(RUN)python -m pytest
+test: plugins
+	$(RUN)python -m pytest -m "not slow and not server" $(PYTEST)
+
+test-all: plugins
+	$(RUN)python -m pytest $(PYTEST)
 
 plugins: .venv/.complete
-	VIRTUAL_ENV="$(abspath .venv)" $(CMAKE) -S . -B build -DCMAKE_BUILD_TYPE=Release
-	$(CMAKE) --build build --parallel
+	VIRTUAL_ENV="$(abspath .venv)" $(RUN)cmake -S . -B build -DCMAKE_BUILD_TYPE=Release
+	$(RUN)cmake --build build --parallel
 
 # What the plugin's tests use beside a compiler: nvcc, TensorRT's bindings and libraries (the latter through Maven).
 tools: .venv/.complete
@@ -38,6 +45,18 @@ lint: .venv/.complete
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+	$(RUN)lint-imports --no-cache
+
+docs: .venv/.complete
+	$(UV) sync --frozen --inexact --group docs
+	touch .venv/.complete
+	$(RUN)mkdocs build --strict --site-dir build/site
+
+# The libraries that `make plugins` built go into the wheel.
+wheel: .venv/.complete
+	$(UV) build --wheel --out-dir dist
+	$(RUN)twine check dist/*.whl
+	$(RUN)check-wheel-contents dist/*.whl
 
 artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/models/ov_avss/*.py ovavss/msda/*.py ovavss/export/*.py ovavss/checkpoints/shipped_weights/*)
 	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
@@ -51,4 +70,4 @@ artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/models/ov_avss/*.py
 	.uv/bin/python -m pip install --quiet uv
 
 clean:
-	rm -rf .venv .uv artifacts build demo
+	rm -rf .venv .uv artifacts build demo dist

@@ -3,4 +3,4 @@
 Importing the package loads no heavy library; import the submodule you need.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
