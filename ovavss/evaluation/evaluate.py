@@ -13,7 +13,7 @@ from ovavss.errors import UserError
 from ovavss.evaluation.avsbench_measures import AvsbenchMeasures
 from ovavss.evaluation.metric import ConfusionMatrix, Scores, resize_ground_truth
 
-Sound = Literal["own", "silence", "other"]
+Sound = Literal["own", "silent", "swapped"]
 WORLD = CategoryTable(CATEGORIES, tuple(c + 1 for c in BASE), tuple(c + 1 for c in NOVEL))
 PATCH_SAMPLES = 15_360  # one audio patch of 0.96 s
 
@@ -102,7 +102,7 @@ def evaluate(
             progress(done)
     if done == 0:
         raise UserError(
-            "there is no clip to evaluate; give --clips of at least 1, or a data folder that holds test clips"
+            "there is no clip to evaluate; give --num-clips of at least 1, or a data folder that holds test clips"
         )
     counts = matrix.counts
     hit, union = counts[1:, 1:].sum(), counts.sum() - counts[0, 0]
@@ -131,9 +131,9 @@ def world_clips(
     for index in range(clips):
         clip = render(sample_scene(seed, index, kind=kind), size)
         waveform = clip.waveform
-        if sound == "silence":
+        if sound == "silent":
             waveform = np.zeros(len(clip.frames) * SAMPLE_RATE, np.float32)
-        elif sound == "other":
+        elif sound == "swapped":
             waveform = render(sample_scene(seed, (index + 1) % clips, kind=kind), (16, 16)).waveform
         labels = frozenset(np.unique(clip.label_map).tolist())
         yield EvaluationClip(clip.scene.name, clip.frames, waveform, clip.label_map, labels)

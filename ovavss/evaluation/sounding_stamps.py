@@ -152,17 +152,25 @@ def evaluate_stamps(
     """
     frames: list[FrameScore] = []
     for done, clip in enumerate(clips, start=1):
-        label_map = predict(clip).label_map
-        if label_map.shape != clip.frames.shape[:3]:
-            raise UserError(
-                f"clip {clip.name}: a label map of {label_map.shape} came for frames of {clip.frames.shape[:3]}"
-            )
-        frames += [_score(clip, second, labels, names) for second, labels in enumerate(label_map)]
+        frames += score_clip(clip, predict(clip).label_map, names)
         if progress is not None:
             progress(done)
     if not frames:
         raise UserError("there is no clip to evaluate; ask for at least 1")
     return StampScores(tuple(frames))
+
+
+def score_clip(clip: StampClip, label_map: np.ndarray, names: Sequence[str]) -> list[FrameScore]:
+    """Compares a label map [T, H, W] (0, or 1 + the position of a name in `names`) with the truth, frame by frame.
+
+    Raises:
+        UserError: It is not of the frames' size.
+    """
+    if label_map.shape != clip.frames.shape[:3]:
+        raise UserError(
+            f"clip {clip.name}: a label map of {label_map.shape} came for frames of {clip.frames.shape[:3]}"
+        )
+    return [_score(clip, second, labels, names) for second, labels in enumerate(label_map)]
 
 
 def _score(clip: StampClip, second: int, labels: np.ndarray, names: Sequence[str]) -> FrameScore:

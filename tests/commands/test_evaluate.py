@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from ovavss.checkpoints.fetched import is_fetched, packages
 from ovavss.cli import app
 from ovavss.datasets.sounding_shapes.disk import write_avsbench
 from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, sample_scene
@@ -49,7 +50,7 @@ def test_the_truth_scores_a_hundred() -> None:
 
 def test_what_the_model_hears() -> None:
     heard: dict[str, list[np.ndarray]] = {}
-    for sound in ("own", "silence", "other"):
+    for sound in ("own", "silent", "swapped"):
         heard[sound] = []
 
         def listen(frames: np.ndarray, waveform: np.ndarray, sound: str = sound) -> np.ndarray:
@@ -57,14 +58,14 @@ def test_what_the_model_hears() -> None:
             return np.zeros(frames.shape[:3], np.uint8)
 
         evaluate_world(listen, SEED, 3, sound=sound)  # type: ignore[arg-type]
-    assert not any(w.any() for w in heard["silence"])
+    assert not any(w.any() for w in heard["silent"])
     for index in range(3):
-        np.testing.assert_array_equal(heard["other"][index], heard["own"][(index + 1) % 3])
+        np.testing.assert_array_equal(heard["swapped"][index], heard["own"][(index + 1) % 3])
 
 
 def test_predictions_on_disk_score_as_the_model(tmp_path: Path) -> None:
     saved, figures = tmp_path / "predictions", [tmp_path / "a.json", tmp_path / "b.json"]
-    common = ["--clips", str(CLIPS), "--seed", str(SEED)]
+    common = ["--num-clips", str(CLIPS), "--seed", str(SEED)]
     printed = run(
         *common,
         "--proposals",
@@ -112,4 +113,27 @@ def test_a_folder_in_the_avsbench_layout(avsbench: Path, tmp_path: Path) -> None
 
 def test_json_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused("--clips", "1", "--json", str(tmp_path / "file" / "a.json"))
+    assert "cannot be written" in refused("--num-clips", "1", "--json", str(tmp_path / "file" / "a.json"))
+
+
+def test_sounding_stamps_that_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    message = refused("--data", "sounding_stamps", "--offline", "--json", str(tmp_path / "a.json"))
+    assert "could not be fetched" in message and "put it into" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_that_need_sounding_stamps() -> None:
+    assert "--parts goes with --preset open_avs" in refused("--parts", "--data", "sounding_stamps")
+    assert "need --data sounding_stamps" in refused("--sound", "noise10", "--num-clips", "1")
+    assert "need --data sounding_stamps" in refused("--several", "0.5", "--num-clips", "1")
+    assert "do not go with" in refused("--data", "sounding_stamps", "--picture", "a.png")
+
+
+def test_a_checkpoint_on_sounding_stamps(tmp_path: Path) -> None:
+    if not all(is_fetched(package) for package in packages().values() if package.registry == "debian"):
+        pytest.skip("Sounding Stamps are not in the cache; run ovavss evaluate --data sounding_stamps once")
+    path = tmp_path / "a.json"
+    printed = run("--data", "sounding_stamps", "--num-clips", "2", "--offline", "--json", str(path))
+    figures = json.loads(path.read_text())
+    assert printed.startswith("2 clips, ") and figures["clips"] == 2 and figures["settings"]["seed"] == 1

@@ -14,6 +14,7 @@ from ovavss.datasets.sounding_stamps.media import MediaFile, StampMedia, backgro
 from ovavss.datasets.sounding_stamps.qt_resources import QtResources
 from ovavss.datasets.sounding_stamps.scenes import render, render_waveform, sample_scene, stamp_clips
 from ovavss.errors import UserError
+from ovavss.models.open_avs.translator import read_sounds
 
 
 def write_resources(path: Path, files: dict[str, tuple[bytes, bool]]) -> None:
@@ -56,7 +57,8 @@ def test_the_tables() -> None:
     assert len([each for each in classes.values() if each.pictures]) == 26 and len(classes) == 32
     for each in classes.values():
         assert each.sounds and bool(each.pictures) == (each.size > 0) and each.name in each.accepted_names
-    assert classes["songbird"].accepted_names == {"songbird", "bird", "pigeon", "crow"}
+    assert classes["songbird"].accepted_names == ("songbird", "bird", "pigeon", "crow")
+    assert {each.audioset for each in classes.values()} <= set(read_sounds())
     files = [file for each in classes.values() for file in (*each.pictures, *each.sounds)] + list(backgrounds())
     assert {file.package for file in files} <= set(packages()) and all(file.license for file in files)
 

@@ -34,7 +34,7 @@ def score(run_clip: RunClip, clips: int, kind: Kind = "mixed", sound: Sound = "o
 
 def test_what_sounds_is_found_and_named(run_clip: RunClip) -> None:
     """Few clips: the figures on many are in ovavss/weights/README.md."""
-    own, other = score(run_clip, 40), score(run_clip, 20, sound="other")
+    own, other = score(run_clip, 40), score(run_clip, 20, sound="swapped")
     assert own.foreground > 0.65 and own.scores.base > 0.6 and own.scores.novel > 0.4
     assert other.foreground < 0.2 and other.scores.mean < 0.2
     iou = [own.scores.class_iou[number + 1] for number in NOVEL]
@@ -43,4 +43,4 @@ def test_what_sounds_is_found_and_named(run_clip: RunClip) -> None:
 
 def test_silence_is_an_empty_map(run_clip: RunClip) -> None:
     assert score(run_clip, 12, kind="silent").empty == 1
-    assert score(run_clip, 12, sound="silence").empty == 1
+    assert score(run_clip, 12, sound="silent").empty == 1

@@ -1,8 +1,8 @@
 """What Sounding Stamps are made of: two tables, and the files that they name, read from fetched packages.
 
 `classes.csv`: each class, the group of things that look or sound alike, the longest side of its pictures in pixels
-(empty for what is only heard), and the names that are right for it beside its own. `media.csv`: each picture, sound
-and background with its package, path and license; a path may lead into a Qt resource file.
+(empty for what is only heard), AudioSet's class, and the names that are right for it beside its own. `media.csv`: each
+picture, sound and background with its package, path and license; a path may lead into a Qt resource file.
 """
 
 import csv
@@ -28,12 +28,14 @@ LOUDNESS = 0.1  # RMS of every sound
 
 @dataclass(frozen=True)
 class StampClass:
-    """A kind of thing: `size` is the longest side of its pictures in pixels, 0 if it is heard only."""
+    """A kind of thing: `size` is the longest side of its pictures in pixels, 0 if it is heard only; `audioset` is its
+    sound's class there; `accepted_names` begin with its own."""
 
     name: str
     group: str
     size: int
-    accepted_names: frozenset[str]
+    audioset: str
+    accepted_names: tuple[str, ...]
     pictures: tuple["MediaFile", ...]
     sounds: tuple["MediaFile", ...]
 
@@ -68,7 +70,8 @@ def stamp_classes() -> Mapping[str, StampClass]:
             row["name"],
             row["group"],
             int(row["size"] or 0),
-            frozenset((row["name"], *filter(None, row["also_accepted"].split(";")))),
+            row["audioset"],
+            (row["name"], *filter(None, row["also_accepted"].split(";"))),
             _files("picture", row["name"]),
             _files("sound", row["name"]),
         )

@@ -79,6 +79,7 @@ class TableTranslator:
     """
 
     def __init__(self, sounds: Sequence[str], explain: float = 2.0) -> None:
+        self.sounds = tuple(sounds)
         table, nouns = read_sounds(), read_nouns()
         rows: dict[str, list[int]] = {}
         for row, sound in enumerate(sounds):
