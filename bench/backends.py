@@ -1,10 +1,11 @@
-"""Who can run the graphs on this machine: every runtime, format and precision, or the sentence that says why not."""
+"""Every runtime, format and precision that can run the graphs on this machine, or the sentence that says why not."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from ovavss.errors import UserError
 from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.graphs import Models, graph_modules, graph_specs
 from ovavss.models.ov_avss.presets import GRAPHS, PRESETS, Preset
-from ovavss.msda.libraries import custom_op_library, find_library
+from ovavss.msda.libraries import custom_op_library, find_library, has_cuda
+from ovavss.runtime import tensorrt_library
 from ovavss.runtime.engines import (
     Format,
     Manifest,
@@ -36,7 +38,9 @@ from ovavss.runtime.torch_runner import TorchRunner
 Runners = dict[str, Runner]
 NO_GPU = "needs an NVIDIA GPU, and this machine has none"
 NOT_BUILT = "not in the engines folder"
+NO_OPERATOR = "the operator is not built: `make plugins`"
 EAGER = "torch"
+CPU, CUDA = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 # Fastest first.
 _ORDER = ("tensorrt-fp16", "tensorrt", "onnx-cuda+op", "torch_cuda", "onnx-bf16-openvino+op", "onnx-openvino+op",
           "onnx+op", "onnx", EAGER)  # fmt: skip
@@ -44,7 +48,7 @@ _ORDER = ("tensorrt-fp16", "tensorrt", "onnx-cuda+op", "torch_cuda", "onnx-bf16-
 
 @dataclass(frozen=True)
 class BackendConfig:
-    """A way to run the graphs. `load` opens those named; `missing`: why it cannot run here (then it must not)."""
+    """A way to run the graphs. `open` loads those named; `missing`: why it cannot run here (then it must not)."""
 
     name: str
     load: Callable[[Iterable[str]], Runners]
@@ -62,10 +66,17 @@ class Source:
     engines: Path
     weights: tuple[Path, ...] = ()
 
+    @classmethod
+    def of(cls, engines: Path, weights: Iterable[Path] | None) -> "Source":
+        """From the options of a script."""
+        return cls(engines, tuple(weights or ()))
+
     def manifest(self) -> Manifest:
+        """The folder's manifest."""
         return read_manifest(self.engines)
 
     def preset(self) -> Preset:
+        """The preset of the engines."""
         return PRESETS[self.manifest().preset]
 
     def models(self) -> Models:
@@ -95,18 +106,14 @@ def backends(source: Source, models: Models | None = None, compiled: bool = Fals
     def get() -> Models:
         return models or source.models()
 
-    found = [BackendConfig(EAGER, lambda graphs: torch_runners(get(), graphs))]
-    why = "" if compiled else "left out: it compiles for minutes; ask for it with --compile"
-    found.append(BackendConfig("torch_compile", lambda graphs: compiled_runners(get(), graphs), why))
-    found.append(
-        BackendConfig(
-            "torch_cuda", lambda graphs: cuda_runners(get(), graphs), "" if torch.cuda.is_available() else NO_GPU
-        )
-    )
+    left_out = "" if compiled else "left out: it compiles for minutes; ask for it with --compile"
+    found = [
+        BackendConfig(EAGER, lambda graphs: torch_runners(get(), graphs)),
+        BackendConfig("torch_compile", lambda graphs: module_runners(get(), graphs, CompiledRunner), left_out),
+        BackendConfig("torch_cuda", lambda graphs: module_runners(get(), graphs, CudaRunner), _no_gpu()),
+    ]
     manifest = source.manifest()
-    for form in Format:
-        for precision in Precision:
-            found += _built(source, manifest, form, precision)
+    found += [b for form in Format for precision in Precision for b in _built(source, manifest, form, precision)]
     return {backend.name: backend for backend in found}
 
 
@@ -114,115 +121,89 @@ def _built(source: Source, manifest: Manifest, form: Format, precision: Precisio
     """Those of one format and precision; ONNX files run with and without our operator, on the CPU and on CUDA, and in
     OpenVINO."""
     key = artifact_key(form, precision)
+
+    def config(suffix: str, open_file: Callable[[GraphSpec, Path], Runner], *reasons: str) -> BackendConfig:
+        def load(graphs: Iterable[str]) -> Runners:
+            specs = graph_specs(PRESETS[manifest.preset], manifest.size)
+            paths = {g: checked_artifact(source.engines, manifest, g, form, precision) for g in graphs}
+            return {graph: open_file(specs[graph], path) for graph, path in paths.items()}
+
+        return BackendConfig(key + suffix, load, next(filter(None, reasons), ""))
+
     keys = {graph: artifact_key(form, graph_precision(graph, precision)) for graph in GRAPHS}
-    built = all(keys[graph] in manifest.graphs.get(graph, {}) for graph in GRAPHS)
-    why = "" if built else NOT_BUILT
+    built = "" if all(keys[graph] in manifest.graphs.get(graph, {}) for graph in GRAPHS) else NOT_BUILT
     if form is not Format.ONNX:
-        if form is not Format.TORCHSCRIPT and not torch.cuda.is_available():
-            why = NO_GPU
-        return [BackendConfig(key, lambda graphs: _open(source, form, precision, graphs), why)]
-    plugin = "" if custom_op_library() else "the operator is not built: `make plugins`"
-    cuda = "" if torch.cuda.is_available() else NO_GPU
-    cpu, gpu = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        runtime = "" if form is Format.TORCHSCRIPT else _no_gpu() or _no_tensorrt(form)
+        return [config("", lambda spec, path: open_artifact(spec, path, form), runtime, built)]
+
+    library = custom_op_library()
     kernels = "ONNX Runtime has no bfloat16 kernels for the CPU" if precision is Precision.BF16 else ""
+    cuda = _no_gpu() or ("" if CUDA[0] in onnxruntime.get_available_providers() else "needs onnxruntime-gpu")
+    on_cuda = "" if library and has_cuda(library) else "the operator has no CUDA kernels: `make plugins` with nvcc"
+
+    def session(providers: list[str], custom_op: bool) -> Callable[[GraphSpec, Path], Runner]:
+        return lambda spec, path: OnnxRuntimeRunner(spec, path, providers, custom_op=custom_op)
+
     found = [
-        BackendConfig(key, lambda graphs: _onnx(source, precision, cpu, False, graphs), why or kernels),
-        BackendConfig(
-            f"{key}+op", lambda graphs: _onnx(source, precision, cpu, True, graphs), why or kernels or plugin
-        ),
-        BackendConfig(f"{key}-cuda", lambda graphs: _onnx(source, precision, gpu, False, graphs), why or cuda),
-        BackendConfig(
-            f"{key}-cuda+op", lambda graphs: _onnx(source, precision, gpu, True, graphs), why or cuda or plugin
-        ),
+        config("", session(CPU, False), built, kernels),
+        config("+op", session(CPU, True), built, kernels, "" if library else NO_OPERATOR),
+        config("-cuda", session(CUDA, False), built, cuda),
+        config("-cuda+op", session(CUDA, True), built, cuda, on_cuda),
     ]
     if precision in (Precision.FP32, Precision.BF16):
-        package = missing_openvino()
-        operator = "" if find_library(OPENVINO_LIBRARY) else "the OpenVINO operator is not built: `make plugins`"
+        missing, operator = missing_openvino(), "" if find_library(OPENVINO_LIBRARY) else NO_OPERATOR
         found += [
-            BackendConfig(
-                f"{key}-openvino", lambda graphs: _openvino(source, precision, False, graphs), why or package
-            ),
-            BackendConfig(
-                f"{key}-openvino+op",
-                lambda graphs: _openvino(source, precision, True, graphs),
-                why or package or operator,
-            ),
+            config("-openvino", lambda spec, path: OpenVinoRunner(spec, path, custom_op=False), built, missing),
+            config("-openvino+op", lambda spec, path: OpenVinoRunner(spec, path), built, missing, operator),
         ]
     return found
 
 
-def _open(source: Source, form: Format, precision: Precision, graphs: Iterable[str]) -> Runners:
-    return _each(source, form, precision, graphs, lambda spec, path: open_artifact(spec, path, form))
+def _no_gpu() -> str:
+    return "" if torch.cuda.is_available() else NO_GPU
 
 
-def _onnx(
-    source: Source, precision: Precision, providers: list[str], custom_op: bool, graphs: Iterable[str]
-) -> Runners:
-    return _each(
-        source, Format.ONNX, precision, graphs,
-        lambda spec, path: OnnxRuntimeRunner(spec, path, providers, custom_op=custom_op),
-    )  # fmt: skip
+def _no_tensorrt(form: Format) -> str:
+    try:
+        tensorrt_library.tensorrt_rtx() if form is Format.TENSORRT_RTX else tensorrt_library.tensorrt()
+    except UserError as error:
+        return str(error)
+    return ""
 
 
-def _openvino(source: Source, precision: Precision, custom_op: bool, graphs: Iterable[str]) -> Runners:
-    return _each(
-        source, Format.ONNX, precision, graphs, lambda spec, path: OpenVinoRunner(spec, path, custom_op=custom_op)
-    )
+class CompiledRunner(TorchRunner):
+    """torch.compile, sizes dynamic; compiled at the first call."""
 
-
-def _each(
-    source: Source,
-    form: Format,
-    precision: Precision,
-    graphs: Iterable[str],
-    open_file: Callable[[GraphSpec, Path], Runner],
-) -> Runners:
-    manifest, specs = source.manifest(), _specs(source)
-    return {
-        graph: open_file(specs[graph], checked_artifact(source.engines, manifest, graph, form, precision))
-        for graph in graphs
-    }
-
-
-def _specs(source: Source) -> dict[str, GraphSpec]:
-    manifest = source.manifest()
-    return graph_specs(PRESETS[manifest.preset], manifest.size)
-
-
-def compiled_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
-    """torch.compile, sizes dynamic; compiled at the first call of each graph."""
-    specs, modules = graph_specs(models.preset), graph_modules(models)
-    return {name: _Compiled(specs[name], modules[name]) for name in graphs}
-
-
-class _Compiled(TorchRunner):
     def __init__(self, spec: GraphSpec, module: nn.Module) -> None:
         super().__init__(spec, module)
         self.module = torch.compile(self.module, dynamic=True)  # type: ignore[assignment]
 
 
-def cuda_runners(models: Models, graphs: Iterable[str] = GRAPHS) -> Runners:
-    """Eager PyTorch on the GPU; what comes in is moved there."""
+class CudaRunner(TorchRunner):
+    """Eager PyTorch on the GPU; inputs are moved there."""
 
-    class OnGpu(TorchRunner):
-        def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-            return super().run({name: tensor.cuda(non_blocking=True) for name, tensor in inputs.items()})
+    def __init__(self, spec: GraphSpec, module: nn.Module) -> None:
+        super().__init__(spec, deepcopy(module).cuda())
 
+    def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
+        return super().run({name: tensor.cuda(non_blocking=True) for name, tensor in inputs.items()})
+
+
+def module_runners(models: Models, graphs: Iterable[str], runner: type[TorchRunner]) -> Runners:
+    """The PyTorch modules of these graphs, each in such a runner."""
     specs, modules = graph_specs(models.preset), graph_modules(models)
-    return {name: OnGpu(specs[name], deepcopy(modules[name]).cuda()) for name in graphs}
+    return {name: runner(specs[name], modules[name]) for name in graphs}
 
 
 def fastest(found: Mapping[str, BackendConfig]) -> str:
-    """The sort that is known for the highest speed among those that can run here."""
+    """The kind that is known for the highest speed among those that can run here."""
     return next(name for name in _ORDER if name in found and not found[name].missing)
 
 
-def chosen(all_of_them: Mapping[str, BackendConfig], names: str | None) -> dict[str, BackendConfig]:
+def chosen(found: Mapping[str, BackendConfig], names: str | None) -> dict[str, BackendConfig]:
     """Those of `a,b` (None: all), eager PyTorch first; UserError for a name that there is not."""
-    if names is None:
-        return dict(all_of_them)
-    wanted = [name.strip() for name in names.split(",")]
+    wanted = list(found) if names is None else [name.strip() for name in names.split(",")]
     for name in wanted:
-        if name not in all_of_them:
-            raise UserError(f"--runners '{name}' is unknown; choose of {','.join(all_of_them)}")
-    return {name: backend for name, backend in all_of_them.items() if name == EAGER or name in wanted}
+        if name not in found:
+            raise UserError(f"--runners '{name}' is unknown; choose of {','.join(found)}")
+    return {name: backend for name, backend in found.items() if name == EAGER or name in wanted}

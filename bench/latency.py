@@ -2,15 +2,13 @@
 
     python bench/latency.py --engines DIR [--runners onnx,onnx+op] [--rounds 9] [--json FILE]
 
-Candidates take turns round by round; `x` is how many times faster than eager PyTorch, from rounds side by side. Peak
-memory is measured in a process of its own for each figure. T is five seconds in every graph, so more seconds are more
-clips: the batch is its sweep. Where there is no GPU its rows say so; where there is one, times are CUDA events.
+Runners take turns round by round; `x eager` is how many times faster than eager PyTorch, from rounds side by side. Peak
+memory is measured in a process of its own for each figure. T is five seconds in every graph, so longer video is more
+clips. Where there is a GPU, times are CUDA events.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,22 +16,27 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
-
-from backends import EAGER, BackendConfig, Source, backends, chosen, fastest  # noqa: E402
-from measuring import StepClock, header, interleaved_benchmark, medians, peak_memory, percentiles, power_law, ratio  # noqa: E402
-
-from ovavss.commands.options import command  # noqa: E402
-from ovavss.datasets.sounding_shapes.scenes import render, sample_scene  # noqa: E402
-from ovavss.errors import UserError  # noqa: E402
-from ovavss.files import write_json  # noqa: E402
-from ovavss.models.ov_avss import open_vocabulary  # noqa: E402
-from ovavss.models.ov_avss.graphs import graph_modules, graph_specs  # noqa: E402
-from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions  # noqa: E402
-from ovavss.models.ov_avss.presets import (  # noqa: E402
+from bench.backends import EAGER, BackendConfig, Source, backends, chosen, fastest
+from bench.measuring import (
+    StepClock,
+    Table,
+    header,
+    interleaved_benchmark,
+    medians,
+    peak_memory,
+    percentiles,
+    power_law,
+    ratio,
+)
+from bench.options import CompileOption, EnginesOption, JsonOption, RoundsOption, RunnersOption, WeightsOption, run
+from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
+from ovavss.files import write_json
+from ovavss.models.ov_avss import open_vocabulary
+from ovavss.models.ov_avss.graphs import graph_modules, graph_specs
+from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions
+from ovavss.models.ov_avss.presets import (
     AUDIO_ENCODER,
     CLIP_IMAGE_ENCODER,
     CLIP_TEXT_ENCODER,
@@ -41,24 +44,26 @@ from ovavss.models.ov_avss.presets import (  # noqa: E402
     USSLM_GRAPH,
     Preset,
 )
-from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.runtime.runner import Runner  # noqa: E402
-from ovavss.runtime.torch_runner import TorchRunner  # noqa: E402
+from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.runtime.runner import Runner
+from ovavss.runtime.torch_runner import TorchRunner
 
 Run = Callable[[], object]
-Tell = Callable[[], object]
 CROPS, SENTENCES = 8, 14
-SETTLED = 0.4  # seconds of a turn of clips: two thread pools take a few clips to keep out of each other's way
+MIN_CLIP_TURN = 0.4  # seconds of a turn of clips: two thread pools take a few clips to keep out of each other's way
+NETWORK, CLIPS, FRAMES = "network pixels (usslm, eager)", "clips (usslm)", "frame pixels (usslm)"
+CLIP_CROPS, TEXTS = "crops (clip_image_encoder)", "names (clip_text_encoder)"
+CUT, QUERIES, CLASSIFY = "crops (crop_regions)", "queries (find_regions)", "names (classify)"
 # The sweeps: what grows, and its values for the tiny preset and for the large ones.
 SWEEPS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "clips (usslm)": ((1, 2, 4), (1, 2)),
-    "network pixels (usslm, eager)": ((96, 128, 192, 256), (192, 256, 320)),
-    "frame pixels (usslm)": ((96, 192, 384, 768), (180, 360, 720)),
-    "crops (clip_image_encoder)": ((1, 4, 16, 64), (1, 4, 16)),
-    "crops (crop_regions)": ((4, 16, 50), (4, 16, 64)),
-    "queries (find_regions)": ((2, 5, 10), (10, 30, 100)),
-    "names (clip_text_encoder)": ((1, 4, 16), (1, 2, 4)),
-    "names (classify)": ((10, 100, 1000, 10_000), (10, 100, 1000, 10_000)),
+    CLIPS: ((1, 2, 4), (1, 2)),
+    NETWORK: ((96, 128, 192, 256), (192, 256, 320)),
+    FRAMES: ((96, 192, 384, 768), (180, 360, 720)),
+    CLIP_CROPS: ((1, 4, 16, 64), (1, 4, 16)),
+    CUT: ((4, 16, 50), (4, 16, 64)),
+    QUERIES: ((2, 5, 10), (10, 30, 100)),
+    TEXTS: ((1, 4, 16), (1, 2, 4)),
+    CLASSIFY: ((10, 100, 1000, 10_000), (10, 100, 1000, 10_000)),
 }
 
 
@@ -74,11 +79,10 @@ def graph_inputs(
 ) -> dict[str, Tensor]:
     """Inputs of one graph: `clips` clips with frames of (H, W) `size`, or `count` crops or sentences."""
     random, snippets = torch.Generator().manual_seed(0), preset.snippets
-    height, width = size or frame_size(preset)
     if graph == AUDIO_ENCODER:
         return {"waveform": 0.1 * torch.randn(clips, snippets * 16_000, generator=random)}
     if graph == USSLM_GRAPH:
-        shape = (clips, snippets, height, width, 3)
+        shape = (clips, snippets, *(size or frame_size(preset)), 3)
         frames = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         return {"frames": frames, "audio": torch.randn(clips, snippets, preset.audio_dim, generator=random)}
     if graph == CLIP_IMAGE_ENCODER:
@@ -87,30 +91,24 @@ def graph_inputs(
     return {"tokens": torch.randint(1, 400, (count or SENTENCES, preset.clip.context_length), generator=random)}
 
 
-def graph_run(runner: Runner, inputs: Mapping[str, Tensor]) -> Run:
-    """One call of a graph."""
-    return lambda: runner(**inputs)
-
-
 def end_to_end(
     source: Source,
     runners: Mapping[str, Runner],
     options: Options,
-    tell: Callable[[dict[str, float]], object] | None = None,
+    record: Callable[[dict[str, float]], object] | None = None,
 ) -> Run:
-    """One rendered clip through a pipeline; `tell` is given the seconds of its steps."""
-    preset = source.preset()
+    """One rendered clip through a pipeline; `record` is given the seconds of its steps."""
+    preset, clock = source.preset(), StepClock()
     clip = render(sample_scene(2000, 0), frame_size(preset))
-    clock = StepClock()
-    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if tell else {}))  # type: ignore[arg-type]
+    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if record else {}))  # type: ignore[arg-type]
     vocabulary = pipeline.embed_names(source.names())
 
-    def run() -> None:
+    def call() -> None:
         pipeline(clip.frames, clip.waveform, vocabulary)
-        if tell:
-            tell(clock.take())
+        if record:
+            record(clock.take())
 
-    return run
+    return call
 
 
 def clip_options(random: bool) -> Options:
@@ -119,15 +117,15 @@ def clip_options(random: bool) -> Options:
 
 
 def measure_graphs(
-    preset: Preset, present: Mapping[str, BackendConfig], rounds: int, tell: Callable[[], object]
+    preset: Preset, present: Mapping[str, BackendConfig], rounds: int, progress: Run
 ) -> list[dict[str, Any]]:
     """A row for each graph and backend."""
     opened = {name: backend.open() for name, backend in present.items()}
     rows: list[dict[str, Any]] = []
     for graph in GRAPHS:
         inputs = graph_inputs(preset, graph)
-        runs = {name: graph_run(runners[graph], inputs) for name, runners in opened.items()}
-        seconds = interleaved_benchmark(runs, rounds, progress=tell)
+        runs = {name: partial(runners[graph], **inputs) for name, runners in opened.items()}
+        seconds = interleaved_benchmark(runs, rounds, progress=progress)
         plain = medians(seconds[EAGER])
         rows += [
             {"graph": graph, "runner": name, "speed_up": ratio(plain, medians(turns)), **percentiles(turns)}
@@ -137,12 +135,12 @@ def measure_graphs(
 
 
 def measure_clips(
-    source: Source, present: Mapping[str, BackendConfig], options: Options, rounds: int, tell: Tell
+    source: Source, present: Mapping[str, BackendConfig], options: Options, rounds: int, progress: Run
 ) -> list[dict[str, Any]]:
     """A row for each backend's whole clip, with the milliseconds of each step: the median over all calls."""
     steps: dict[str, list[dict[str, float]]] = {name: [] for name in present}
     runs = {name: end_to_end(source, c.open(), options, steps[name].append) for name, c in present.items()}
-    seconds = interleaved_benchmark(runs, rounds, progress=tell, least=SETTLED)
+    seconds = interleaved_benchmark(runs, rounds, progress=progress, min_turn=MIN_CLIP_TURN)
     rows = []
     for name, turns in seconds.items():
         called = steps[name][1:]  # without the warm-up
@@ -155,8 +153,7 @@ def measure_clips(
 
 def prepare_graph(source: Source, name: str, graph: str) -> Run:
     """For `peak_memory`: one graph of one backend."""
-    runners = backends(source)[name].open([graph])
-    return graph_run(runners[graph], graph_inputs(source.preset(), graph))
+    return partial(backends(source)[name].open([graph])[graph], **graph_inputs(source.preset(), graph))
 
 
 def prepare_clip(source: Source, name: str, options: Options) -> Run:
@@ -165,26 +162,24 @@ def prepare_clip(source: Source, name: str, options: Options) -> Run:
 
 
 def prepare_sweep(source: Source, name: str, sweep: str, value: int) -> Run:
-    """One point of a sweep, for `peak_memory` and for the clock.
-
-    Raises UserError for a sweep that there is not.
-    """
+    """One point of a sweep, for `peak_memory` and for the clock."""
     preset = source.preset()
-    if sweep == "network pixels (usslm, eager)":
-        size, inputs = (value, value), graph_inputs(preset, USSLM_GRAPH, size=(value, value))
-        module = graph_modules(source.models(), size)[USSLM_GRAPH]
-        return graph_run(TorchRunner(graph_specs(preset, size)[USSLM_GRAPH], module), inputs)
-    if sweep.startswith("clips"):
-        graph, inputs = USSLM_GRAPH, graph_inputs(preset, USSLM_GRAPH, clips=value)
-    elif sweep.startswith("frame"):
-        graph, inputs = USSLM_GRAPH, graph_inputs(preset, USSLM_GRAPH, size=(value, value))
-    elif sweep == "crops (clip_image_encoder)":
-        graph, inputs = CLIP_IMAGE_ENCODER, graph_inputs(preset, CLIP_IMAGE_ENCODER, count=value)
-    elif sweep == "names (clip_text_encoder)":
-        graph, inputs = CLIP_TEXT_ENCODER, graph_inputs(preset, CLIP_TEXT_ENCODER, count=value * SENTENCES)
-    else:
+    sizes: dict[str, tuple[str, dict[str, Any]]] = {
+        CLIPS: (USSLM_GRAPH, {"clips": value}),
+        NETWORK: (USSLM_GRAPH, {"size": (value, value)}),
+        FRAMES: (USSLM_GRAPH, {"size": (value, value)}),
+        CLIP_CROPS: (CLIP_IMAGE_ENCODER, {"count": value}),
+        TEXTS: (CLIP_TEXT_ENCODER, {"count": value * SENTENCES}),
+    }
+    if sweep not in sizes:
         return _python_step(preset, sweep, value)
-    return graph_run(backends(source)[name].open([graph])[graph], inputs)
+    graph, size = sizes[sweep]
+    if sweep == NETWORK:
+        modules = graph_modules(source.models(), (value, value))
+        runner: Runner = TorchRunner(graph_specs(preset, (value, value))[graph], modules[graph])
+    else:
+        runner = backends(source)[name].open([graph])[graph]
+    return partial(runner, **graph_inputs(preset, graph, **size))
 
 
 def _python_step(preset: Preset, sweep: str, value: int) -> Run:
@@ -193,25 +188,23 @@ def _python_step(preset: Preset, sweep: str, value: int) -> Run:
     random, queries = torch.Generator().manual_seed(0), preset.mask_decoder.num_queries
     coarse = torch.randn(queries, preset.snippets, 6, 6, generator=random)
     logits = torch.nn.functional.interpolate(coarse, size=(height // 4, width // 4), mode="bilinear")
-    if sweep == "queries (find_regions)":
+    if sweep == QUERIES:
         return lambda: find_regions(logits, torch.arange(value))
-    if sweep == "crops (crop_regions)":
+    if sweep == CUT:
         frames = torch.randint(0, 256, (preset.snippets, height, width, 3), generator=random, dtype=torch.uint8)
         some = find_regions(logits).select(slice(0, value))
         return lambda: crop_regions(logits, frames, frame_size(preset), some, preset.clip.image_size)
-    if sweep == "names (classify)":
-        texts, embeddings = torch.randn(value, preset.clip.embed_dim), torch.randn(queries, preset.clip.embed_dim)
+    texts, embeddings = torch.randn(value, preset.clip.embed_dim), torch.randn(queries, preset.clip.embed_dim)
 
-        def classify() -> object:
-            scores = open_vocabulary.similarity(embeddings, texts)
-            return open_vocabulary.rank(*open_vocabulary.class_probabilities(scores, torch.arange(queries)))
+    def classify() -> object:
+        scores = open_vocabulary.similarity(embeddings, texts)
+        return open_vocabulary.rank(*open_vocabulary.class_probabilities(scores, torch.arange(queries)))
 
-        return classify
-    raise UserError(f"the sweep '{sweep}' is unknown; choose of {', '.join(SWEEPS)}")
+    return classify
 
 
 def measure_sweep(
-    source: Source, name: str, sweep: str, values: Iterable[int], rounds: int, memory: bool, tell: Tell
+    source: Source, name: str, sweep: str, values: Iterable[int], rounds: int, memory: bool, progress: Run
 ) -> dict[str, Any]:
     """Milliseconds and, in processes of their own, MiB above what is loaded at each size, with the fitted exponents."""
     runs = {str(value): prepare_sweep(source, name, sweep, value) for value in values}
@@ -224,7 +217,7 @@ def measure_sweep(
             found = peak_memory(prepare_sweep, source, name, sweep, value)
             point |= {"peak_mib": found["peak"], "growth_mib": found["peak"] - found["loaded"]}
         points.append(point)
-        tell()
+        progress()
     sizes = [point["size"] for point in points]
     exponent, fit = power_law(sizes, [point["p50_ms"] for point in points])
     made: dict[str, Any] = {"sweep": sweep, "points": points, "exponent": exponent, "r2": fit}
@@ -241,28 +234,24 @@ def run_latency(
     models, preset = source.models(), source.preset()
     every = chosen(backends(source, models, compiled), runners)
     present = {name: backend for name, backend in every.items() if not backend.missing}
-    options, swept = clip_options(source.random()), fastest(present)
-    values = {name: sizes[preset.name != "tiny"] for name, sizes in SWEEPS.items()} if sweeps else {}
+    options, swept, large = clip_options(source.random()), fastest(present), preset.name != "tiny"
+    values = {name: sizes[large] for name, sizes in SWEEPS.items()} if sweeps else {}
     # A process for each figure: those of a large preset take half a minute each on a CPU.
-    weighed = {EAGER, swept} if preset.name != "tiny" and not torch.cuda.is_available() else set(present)
+    weighed = {EAGER, swept} if large and not torch.cuda.is_available() else set(present)
     work = len(present) * rounds * (len(GRAPHS) + 1) + sum(map(len, values.values()))
     work += (len(weighed) + len(GRAPHS)) * memory
-    with Progress(console=console) as progress:
-        task = progress.add_task("measuring", total=work)
-        tell = partial(progress.advance, task)
-        clips = measure_clips(source, present, options, rounds, tell)
-        graphs = measure_graphs(preset, present, rounds, tell)
-        if memory:
-            for row in clips:
-                if row["runner"] not in weighed:
-                    continue
+    with Progress(console=console) as bar:
+        progress = partial(bar.advance, bar.add_task("measuring", total=work))
+        clips = measure_clips(source, present, options, rounds, progress)
+        graphs = measure_graphs(preset, present, rounds, progress)
+        for row in [*clips, *graphs] if memory else []:
+            if row in clips and row["runner"] in weighed:
                 row["memory_mib"] = peak_memory(prepare_clip, source, row["runner"], options)
-                tell()
-            for row in graphs:
-                if row["runner"] == swept:
-                    row["memory_mib"] = peak_memory(prepare_graph, source, swept, row["graph"])
-                    tell()
-        grown = [measure_sweep(source, swept, name, v, rounds, memory, tell) for name, v in values.items()]
+                progress()
+            elif row in graphs and row["runner"] == swept:
+                row["memory_mib"] = peak_memory(prepare_graph, source, swept, row["graph"])
+                progress()
+        grown = [measure_sweep(source, swept, name, v, rounds, memory, progress) for name, v in values.items()]
     missing = {name: backend.missing for name, backend in every.items() if backend.missing}
     about = {"preset": preset.name, "frames": frame_size(preset), "crops": CROPS, "sentences": SENTENCES}
     about |= {"random_weights": source.random(), "options": {"merge_iou": options.merge_iou}, "swept": swept}
@@ -270,49 +259,55 @@ def run_latency(
     return header() | about | {"clips": clips, "graphs": graphs, "sweeps": grown, "missing": missing}
 
 
-def print_tables(found: dict[str, Any], console: Console) -> None:
-    """Graphs and clips, then the sweeps with their exponents, then what is missing."""
-    made = Table(title=f"{found['preset']}, frames {found['frames']}, {found['machine']['threads']} threads")
-    for column in ("graph", "runner", "p50 ms", "p90 ms", "p99 ms", "clips/s", "x eager", "peak MiB"):
-        made.add_column(column, justify="left" if column in ("graph", "runner") else "right")
-    for row in found["graphs"] + found["clips"]:
-        memory, rate = row.get("memory_mib", {}).get("peak"), row.get("clips_per_s")
-        cells = [row["p50_ms"], row["p90_ms"], row["p99_ms"], rate, row["speed_up"], memory]
-        made.add_row(row["graph"], row["runner"], *("-" if cell is None else f"{cell:.4g}" for cell in cells))
-    console.print(made)
-    made = Table(title=f"growth with size ({found['swept']}): cost = a * size^exponent")
-    for column in ("what grows", "sizes", "p50 ms", "exponent", "r2", "MiB above loaded", "exponent", "r2"):
-        made.add_column(column)
-    for row in found["sweeps"]:
-        sizes, times, memory = (
-            ", ".join(f"{point[key]:.4g}" for point in row["points"] if key in point)
-            for key in ("size", "p50_ms", "growth_mib")
-        )
-        fits = [f"{row[key]:.2f}" if key in row else "-" for key in ("exponent", "r2", "memory_exponent", "memory_r2")]
-        made.add_row(row["sweep"], sizes, times, *fits[:2], memory, *fits[2:])
-    console.print(made)
-    for name, why in found["missing"].items():
-        console.print(f"{name}: {why}", highlight=False)
+def latency_table(found: Mapping[str, Any]) -> Table:
+    """Whole clips, then graphs."""
+    columns = ["graph", "runner", "p50 ms", "p90 ms", "p99 ms", "clips/s", "x eager", "loaded MiB", "peak MiB"]
+    keys = ("graph", "runner", "p50_ms", "p90_ms", "p99_ms", "clips_per_s", "speed_up")
+    rows = [
+        [*(row.get(key) for key in keys), *(row.get("memory_mib", {}).get(key) for key in ("loaded", "peak"))]
+        for row in [*found["clips"], *found["graphs"]]
+    ]
+    return Table(f"{found['preset']}, frames {found['frames']}, {found['machine']['threads']} threads", columns, rows)
 
 
-@command
+def growth_table(found: Mapping[str, Any]) -> Table:
+    """The points of each sweep, with the exponents beside the last."""
+    columns = ["what grows", "size", "p50 ms", "peak MiB", "MiB above loaded", "exponent", "r2",
+               "memory exponent", "memory r2"]  # fmt: skip
+    point_keys, fit_keys = ("size", "p50_ms", "peak_mib", "growth_mib"), ("exponent", "r2", "memory_exponent",
+                                                                         "memory_r2")  # fmt: skip
+    rows = [
+        [sweep["sweep"], *(point.get(key) for key in point_keys),
+         *(sweep.get(key) if point is sweep["points"][-1] else None for key in fit_keys)]
+        for sweep in found["sweeps"]
+        for point in sweep["points"]
+    ]  # fmt: skip
+    return Table(f"growth with size ({found['swept']}): cost = a * size^exponent", columns, rows)
+
+
+def missing_table(found: Mapping[str, Any]) -> Table:
+    """What was not measured, and why."""
+    return Table("not measured here", ["runner", "why"], [[name, why] for name, why in found["missing"].items()])
+
+
 def main(
-    engines: Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")],
-    weights: Annotated[list[Path] | None, typer.Option(help="The files that the engines were built from.")] = None,
-    runners: Annotated[str | None, typer.Option(help="Only these, joined by commas.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each backend.")] = 9,
+    engines: EnginesOption,
+    weights: WeightsOption = None,
+    runners: RunnersOption = None,
+    rounds: RoundsOption = 9,
     sweeps: Annotated[bool, typer.Option(help="Growth with size.")] = True,
     memory: Annotated[bool, typer.Option(help="Peak memory, each figure in a process of its own.")] = True,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile too; it takes minutes.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    compile: CompileOption = False,
+    json: JsonOption = None,
 ) -> None:
     """Measure latency, memory and their growth with size."""
-    source = Source(engines, tuple(weights or ()))
+    source = Source.of(engines, weights)
     found = run_latency(source, Console(stderr=True), rounds, runners, sweeps, memory, compile)
-    print_tables(found, Console(width=150))
+    for table in (latency_table(found), growth_table(found), missing_table(found)):
+        table.print(150)
     if json is not None:
         write_json(json, found)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

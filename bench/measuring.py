@@ -1,28 +1,61 @@
-"""What all measurements share: the machine in words, backends that take turns, percentiles, fits, peak memory."""
+"""What all measurements share: the machine in words, interleaved runs, percentiles, fits, peak memory, tables."""
 
 import ctypes
 import math
-import multiprocessing
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from rich import table as rich_table
+from rich.console import Console
 
 from ovavss.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("ovavss", "torch", "onnxruntime-gpu", "onnx", "numpy", "tensorrt", "tensorrt-rtx-cu13-bindings")
+_PACKAGES = ("ovavss", "torch", "onnxruntime-gpu", "onnx", "numpy", "openvino", "tensorrt",
+             "tensorrt-rtx-cu13-bindings")  # fmt: skip
 PAUSE = 0.02  # seconds in which the last backend's threads stop spinning
-LEAST, CALLS = 0.1, 3  # seconds that a turn of short calls takes, and how many it has at least
+MIN_TURN, MIN_CALLS = 0.1, 3  # seconds that a turn of short calls takes, and how many calls it has at least
+
+Cell = str | float | int | None
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values, the same on the console and in the report; None is a dash."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def print(self, width: int | None = None) -> None:
+        """Print it on standard output."""
+        made = rich_table.Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            text = any(isinstance(row[index], str) for row in self.rows)
+            made.add_column(column, justify="left" if text else "right")
+        for row in self.rows:
+            made.add_row(*map(text_of, row))
+        Console(width=width).print(made)
+
+
+def text_of(cell: Cell) -> str:
+    """A cell as printed: four significant digits."""
+    return "-" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def header() -> dict[str, Any]:
@@ -31,20 +64,22 @@ def header() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads in use, memory in GiB, GPU (None without one), and the load as the run starts."""
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
+    """Processor, its vector extensions, cores, threads in use, memory in GiB, GPU (None without one), and the load."""
+    cpu, flags, info = platform.processor() or platform.machine(), "", Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        key, _, value = line.partition(":")
+        if key.startswith("model name"):
+            cpu = value.strip()
+        elif key.startswith("flags"):
+            flags = value
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": cpu,
+        "vectors": next((name for name in ("avx512f", "avx2") if name in flags.split()), None),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory, 1),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": round(os.getloadavg()[0], 2),
     }
 
@@ -53,10 +88,8 @@ def versions() -> dict[str, str]:
     """Python and the packages that are installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -71,9 +104,6 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-_Result = TypeVar("_Result")
 
 
 def timed(run: Callable[[], _Result]) -> tuple[float, _Result]:
@@ -95,12 +125,16 @@ def interleaved_benchmark(
     rounds: int,
     warm_up: int = 1,
     progress: Callable[[], object] = lambda: None,
-    least: float = LEAST,
+    min_turn: float = MIN_TURN,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[list[float]]]:
-    """Seconds of each call of each backend, a list for each turn. They run round by round (A B C A B C ...), so that
-    other load on the machine meets all of them alike; `warm_up` calls of each come first and are not counted. A turn is
-    one call, or, of what takes under `least` seconds, calls for that long and at least CALLS, after one that is not
-    counted: on a core that has just woken up it takes twice as long."""
+    """Seconds of each call of each backend, a list for each turn.
+
+    Backends run round by round (A B C A B C ...), so that other load on the machine meets all of them alike; `warm_up`
+    calls of each come first and are not counted. A turn is one call, or, of what takes under `min_turn` seconds, calls
+    for that long and at least MIN_CALLS, after one that is not counted: on a core that has just woken up it takes twice
+    as long. `before` is called before each call and not timed.
+    """
     for run in backends.values():
         for _ in range(warm_up):
             run()
@@ -108,10 +142,12 @@ def interleaved_benchmark(
     for _ in range(rounds):
         for name, run in backends.items():
             time.sleep(PAUSE)
+            before()
             calls = [timed(run)[0]]
-            if calls[0] < least:
+            if calls[0] < min_turn:
                 calls = []
-                while sum(calls) < least or len(calls) < CALLS:
+                while sum(calls) < min_turn or len(calls) < MIN_CALLS:
+                    before()
                     calls.append(timed(run)[0])
             found[name].append(calls)
             progress()
@@ -138,9 +174,9 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> float:
 
 def power_law(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
     """(exponent, r^2) of cost = a * size^exponent by least squares of the logarithms; NaN from fewer than two sizes."""
-    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
     if len(set(sizes)) < 2:
         return math.nan, math.nan
+    x, y = np.log(np.asarray(sizes, float)), np.log(np.asarray(costs, float))
     slope, start = np.polyfit(x, y, 1)
     spread = ((y - y.mean()) ** 2).sum()
     return float(slope), 1.0 if spread == 0 else float(1 - ((y - slope * x - start) ** 2).sum() / spread)
@@ -166,54 +202,39 @@ class StepClock:
         return taken
 
 
-def peak_memory(
-    prepare: Callable[..., Callable[[], object]], *arguments: Any, timeout: float = 900
-) -> dict[str, float]:
+def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> dict[str, float]:
     """Peak memory in MiB of a process of its own: `loaded` when `prepare(*arguments)` has loaded everything, `peak`
     when the function that it returned has run twice; on a GPU `gpu`, what the device gave in the meantime.
 
     `prepare` is a module's function, since a fresh process must find it. Raises UserError where the process fails.
     """
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_memory, args=(send, torch.get_num_threads(), prepare, arguments))
-    process.start()
-    send.close()
-    try:
-        found: dict[str, float] | str = receive.recv() if receive.poll(timeout) else f"it took over {timeout:.0f} s"
-    except EOFError:
-        found = "the process was killed, perhaps for want of memory"
-    finally:
-        if process.is_alive() and not receive.closed:
-            process.join(5)
-            process.kill()
-        process.join()
-    if isinstance(found, str):
-        raise UserError(f"peak memory could not be measured: {found}")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure_memory, torch.get_num_threads(), prepare, arguments).result()
+        except BrokenProcessPool:
+            why = "the process was killed, perhaps because memory ran out"
+        except Exception as error:  # whatever the other process raised
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise UserError(f"peak memory could not be measured: {why}")
+
+
+def _measure_memory(threads: int, prepare: Callable[..., Callable[[], object]], arguments: Any) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
+    run = prepare(*arguments)
+    with suppress(OSError, AttributeError):  # glibc only: what is free but resident would hide growth
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
+    loaded = _peak_resident()
+    for _ in range(2):
+        run()
+    found = {"loaded": loaded, "peak": _peak_resident()}
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        found["gpu"] = (free - torch.cuda.mem_get_info()[0]) / 2**20
     return found
 
 
-def _measure_memory(send: Any, threads: int, prepare: Callable[..., Callable[[], object]], arguments: Any) -> None:
-    try:
-        torch.set_num_threads(threads)
-        free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-        run = prepare(*arguments)
-        with suppress(OSError, AttributeError):  # glibc only: what is free but resident would hide growth
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-        loaded = _resident("VmHWM")
-        for _ in range(2):
-            run()
-        found = {"loaded": loaded, "peak": _resident("VmHWM")}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-            found["gpu"] = (free - torch.cuda.mem_get_info()[0]) / 2**20
-        send.send(found)
-    except Exception as error:  # told to the parent in one sentence
-        send.send(f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _resident(field: str) -> float:
+def _peak_resident() -> float:
     # Not getrusage's ru_maxrss: a new process inherits its parent's there.
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

@@ -10,9 +10,8 @@ random weights have no mIoU; there the gate is that 99.9 % of the pixels agree.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,27 +20,45 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
-
-from backends import EAGER, Source, backends, chosen  # noqa: E402
-from measuring import header  # noqa: E402
-
-from ovavss.commands.options import command  # noqa: E402
-from ovavss.datasets.avsbench_ov import AVSBENCH_OV, AvsbenchTest, CategoryTable, read_categories  # noqa: E402
-from ovavss.errors import UserError  # noqa: E402
-from ovavss.evaluation.evaluate import WORLD, EvaluationClip, avsbench_clips, world_clips  # noqa: E402
-from ovavss.evaluation.metric import ConfusionMatrix, Scores  # noqa: E402
-from ovavss.files import write_json  # noqa: E402
-from ovavss.models.ov_avss.presets import Proposals  # noqa: E402
-from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
-from ovavss.serving.client import RemotePipeline  # noqa: E402
+from bench.backends import EAGER, Source, backends, chosen
+from bench.measuring import Cell, Table, header
+from bench.options import (
+    CompileOption,
+    EnginesOption,
+    JsonOption,
+    NumClipsOption,
+    RunnersOption,
+    SeedOption,
+    WeightsOption,
+    run,
+)
+from ovavss.datasets.avsbench_ov import AVSBENCH_OV, AvsbenchTest, CategoryTable, read_categories
+from ovavss.errors import UserError
+from ovavss.evaluation.evaluate import WORLD, EvaluationClip, avsbench_clips, world_clips
+from ovavss.evaluation.metric import ConfusionMatrix, Scores
+from ovavss.files import write_json
+from ovavss.models.ov_avss.presets import Proposals
+from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.serving.client import RemotePipeline
 
 GATE = 99.9  # percent of the reference (MLPerf's stricter gate)
 MEASURES = ("base", "novel", "harmonic", "mean")
+Percents = dict[str, float | None]
 Predictor = Callable[[EvaluationClip], NDArray[np.integer]]
 """A clip to its label map [T, H, W]; whatever can do that takes part."""
+
+
+def miou(scores: Scores) -> Percents:
+    """The four measures in percent; None where no class of a group occurs."""
+    values = {name: 100 * float(getattr(scores, name)) for name in MEASURES}
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+
+def share_of(found: Percents, reference: Percents) -> Percents:
+    """Each measure in percent of the reference's; None where that has none, or it is 0."""
+    pairs = {name: (found[name], reference[name]) for name in MEASURES}
+    return {name: 100 * one / base if one is not None and base else None for name, (one, base) in pairs.items()}
 
 
 def local_predictor(pipeline: Pipeline, names: Sequence[str]) -> Predictor:
@@ -80,7 +97,7 @@ def compare(
             progress()
         pixels += int(np.prod(clip.frames.shape[:3]))
     if not pixels:
-        raise UserError("there is no clip to compare on; give --clips of at least 1, or a data folder with test clips")
+        raise UserError("there is no clip to compare on; give a data folder with test clips")
     scores = {name: matrix.scores(table.base_ids, table.novel_ids) for name, matrix in matrices.items()}
     first = next(iter(scores.values()))
     return [_row(name, scores[name], first, 100 * same[name] / pixels, table, random) for name in predictors]
@@ -89,8 +106,7 @@ def compare(
 def _row(
     name: str, scores: Scores, reference: Scores, agreement: float, table: CategoryTable, random: bool
 ) -> dict[str, Any]:
-    miou = {m: _number(100 * getattr(scores, m)) for m in MEASURES}
-    share = {m: _number(100 * _ratio(getattr(scores, m), getattr(reference, m))) for m in MEASURES}
+    share = share_of(miou(scores), miou(reference))
     change = 100 * (np.nan_to_num(scores.class_iou) - np.nan_to_num(reference.class_iou))
     labels = ("background", *table.names)
     changed = {labels[i]: round(float(change[i]), 3) for i in np.argsort(-np.abs(change))[:5] if change[i]}
@@ -99,39 +115,28 @@ def _row(
     weakest = agreement if random else min((value for value in share.values() if value is not None), default=0.0)
     row = {"name": name, "missing": "", "agreement": agreement, "passed": weakest >= GATE}
     row |= {"classes": changed, "named_by_one": alone}
-    return row if random else row | {"miou": miou, "share": share}
+    return row if random else row | {"miou": miou(scores), "share": share}
 
 
-def _ratio(value: float, reference: float) -> float:
-    """NaN where the reference has no such figure, or it is 0."""
-    return value / reference if reference > 0 else np.nan
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def changes(row: dict[str, Any], count: int) -> str:
+def changes(row: Mapping[str, Any], count: int) -> str:
     """The `count` classes that change most, in words; first those that no clip has and only one of both names."""
     alone = [f"{name}: in no clip, named by one of both" for name in row["named_by_one"]]
     changed = [f"{name} {change:+.2f}" for name, change in row["classes"].items() if name not in row["named_by_one"]]
     return ", ".join(alone + changed[:count]) or "none"
 
 
-def table_of(rows: list[dict[str, Any]]) -> Table:
-    """The rows as printed."""
-    made = Table(title=f"parity with eager PyTorch float32; the gate is {GATE} %")
-    for column in ("what", *MEASURES, "% of ref.", "% same", "most changed class", "gate"):
-        made.add_column(column, justify="left" if column in ("what", "most changed class") else "right")
-    for row in rows:
+def parity_table(found: Mapping[str, Any]) -> Table:
+    """The rows of `run_parity` as printed."""
+    rows: list[list[Cell]] = []
+    for row in found["rows"]:
         if row["missing"]:
-            made.add_row(row["name"], *["-"] * 6, row["missing"], "-", style="dim")
+            rows.append([row["name"], *[None] * 6, row["missing"], None])
             continue
-        miou, share = row.get("miou", {}), [v for v in row.get("share", {}).values() if v is not None]
-        cells = [miou.get(m) for m in MEASURES] + [min(share, default=None), row["agreement"]]
-        texts = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
-        made.add_row(row["name"], *texts, changes(row, 1), "passed" if row["passed"] else "[red]FAILED[/red]")
-    return made
+        scores, share = row.get("miou", {}), [v for v in row.get("share", {}).values() if v is not None]
+        quality = [*(scores.get(m) for m in MEASURES), min(share, default=None), row["agreement"]]
+        rows.append([row["name"], *quality, changes(row, 2), "passed" if row["passed"] else "FAILED"])
+    columns = ["what", *MEASURES, "least % of reference", "% same pixels", "most changed classes", "gate"]
+    return Table(f"parity with eager PyTorch float32; the gate is {GATE} %", columns, rows)
 
 
 def run_parity(
@@ -140,13 +145,12 @@ def run_parity(
 ) -> dict[str, Any]:  # fmt: skip
     """Compare everything that is present; what the JSON file holds."""
     options, models = options or Options(), source.models()
-    names, total, table = WORLD.names, clips, WORLD
+    total, table = clips, WORLD
     given: Iterable[EvaluationClip] = world_clips(seed, clips)
     if data is not None:
         dataset = AvsbenchTest(data, table=read_categories(data, known=(AVSBENCH_OV, WORLD)))
         table, total, given = dataset.table, len(dataset), avsbench_clips(dataset)
-        names = table.names
-    names = names[:8] if source.random() else names  # as in Source.names
+    names = table.names[:8] if source.random() else table.names  # as in Source.names
     found = chosen(backends(source, models, compiled), runners)
     predictors: dict[str, Predictor] = {}
     for name, backend in found.items():
@@ -164,24 +168,22 @@ def run_parity(
     return header() | settings | {"random_weights": random, "reference": EAGER, "rows": rows}
 
 
-@command
 def main(
-    engines: Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")],
-    weights: Annotated[list[Path] | None, typer.Option(help="The files that the engines were built from.")] = None,
-    runners: Annotated[str | None, typer.Option(help="Only these, joined by commas.")] = None,
+    engines: EnginesOption,
+    weights: WeightsOption = None,
+    runners: RunnersOption = None,
     url: Annotated[str | None, typer.Option(help="Also a running server.")] = None,
     data: Annotated[Path | None, typer.Option(help="AVSBench-OV folder. Default: Sounding Shapes.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Held-out clips of Sounding Shapes.")] = 200,
-    seed: Annotated[int, typer.Option(help="World of the clips.")] = 2000,
+    num_clips: NumClipsOption = 200,
+    seed: SeedOption = 2000,
     proposals: Annotated[Proposals, typer.Option(help="Which queries are named.")] = Proposals.ALL,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile too; it takes minutes.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    compile: CompileOption = False,
+    json: JsonOption = None,
 ) -> None:
     """Compare the label maps and mIoU of everything that is present with eager PyTorch; exit 1 below the gate."""
-    console, options = Console(stderr=True), replace(Options(), proposals=proposals)
-    source = Source(engines, tuple(weights or ()))
-    found = run_parity(source, console, clips, seed, runners, url, data, options, compile)
-    Console(width=150).print(table_of(found["rows"]))
+    source, options = Source.of(engines, weights), Options(proposals=proposals)
+    found = run_parity(source, Console(stderr=True), num_clips, seed, runners, url, data, options, compile)
+    parity_table(found).print(150)
     if json is not None:
         write_json(json, found)
     if failed := [row["name"] for row in found["rows"] if not row.get("passed", True)]:
@@ -190,4 +192,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,20 +1,18 @@
 """The whole clip, one switch at a time: time, crops and mIoU of each against plain PyTorch, and of all together.
 
-    python bench/speedups.py --engines DIR [--clips 200] [--rows plain,onnx+op,together] [--json FILE]
+    python bench/speedups.py --engines DIR [--num-clips 200] [--rows plain,onnx+op,together] [--json FILE]
 
 The reference is eager PyTorch in float32 with the published code's options, the masks of all heads, and every mask
-upsampled. All rows take turns on the same clips of a held-out world, group by group, so that other load on the machine
-meets them alike: compare ratios. Engines with random weights have no mIoU; their rows show how far the label maps agree
-with the reference's.
+upsampled. All rows take turns on the same held-out clips, group by group, so that other load on the machine meets them
+alike: compare ratios. Engines with random weights have no mIoU; their rows show how far the label maps agree with the
+reference's.
 """
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,34 +20,26 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "plugins" / "msdeform_attn")]
-
-from backends import EAGER, NO_GPU, NOT_BUILT, BackendConfig, Runners, Source, backends, fastest  # noqa: E402
-from core import Core  # noqa: E402
-from measuring import header, ratio, timed  # noqa: E402
-
-from ovavss.commands.options import command  # noqa: E402
-from ovavss.errors import UserError  # noqa: E402
-from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips  # noqa: E402
-from ovavss.evaluation.metric import ConfusionMatrix  # noqa: E402
-from ovavss.files import write_json  # noqa: E402
-from ovavss.models.ov_avss.presets import (  # noqa: E402
-    USSLM_GRAPH,
-    Preset,
-    Proposals,
-)
-from ovavss.msda import ms_deform_attn  # noqa: E402
-from ovavss.msda.libraries import custom_op_library  # noqa: E402
-from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation  # noqa: E402
+from bench.backends import EAGER, NO_GPU, NO_OPERATOR, NOT_BUILT, BackendConfig, Runners, Source, backends, fastest
+from bench.measuring import Cell, Table, header, ratio, timed
+from bench.options import EnginesOption, JsonOption, NumClipsOption, SeedOption, WeightsOption, run
+from bench.parity import MEASURES, Percents, miou, share_of
+from ovavss.errors import UserError
+from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips
+from ovavss.evaluation.metric import ConfusionMatrix
+from ovavss.files import write_json
+from ovavss.models.ov_avss.presets import USSLM_GRAPH, Preset, Proposals
+from ovavss.msda import ms_deform_attn
+from ovavss.msda.libraries import custom_op_library
+from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation
+from plugins.msdeform_attn.core import Core
 
 PLAIN = Options(skip_empty_masks=False)
 SOUNDING = replace(PLAIN, proposals=Proposals.SOUNDING)
 FEW = replace(SOUNDING, sound_threshold=0.003, confidence_threshold=0.9, merge_iou=0.9)
 ALL = replace(FEW, named_only=True, skip_empty_masks=True)
-SECONDS, TIMES = 1.0, 3  # a group that takes less is run again, but not more often
+MIN_TURN, MAX_CALLS = 1.0, 3  # seconds: a group that takes less is run again, but not more often
 Run = Callable[[Sequence[Clip]], list[Segmentation]]
 
 
@@ -75,26 +65,19 @@ def attention_kernel(form: str) -> Iterator[None]:
     if operator is None:
         raise UserError("the attention kernel is not built; run `make plugins`")
     core, threads = Core(operator.with_name("libovavss_msdeform_attn.so")), torch.get_num_threads()
-    ours, eager = ms_deform_attn.ms_deform_attn_fused, ms_deform_attn.ms_deform_attn
+    name = "ms_deform_attn_fused" if form == "fused" else "ms_deform_attn"
+    kernel, eager = (core.fused if form == "fused" else core.plain), getattr(ms_deform_attn, name)
 
-    def fused(value, shapes, references, offsets, logits):  # type: ignore[no-untyped-def]
-        arrays = [tensor.contiguous().numpy() for tensor in (references, offsets, logits)]
-        found = core.fused(value.contiguous().numpy(), np.asarray(shapes, np.int64), *arrays, threads=threads)
-        return torch.from_numpy(found)
-
-    def plain(value, shapes, locations, weights):  # type: ignore[no-untyped-def]
-        arrays = [tensor.contiguous().numpy() for tensor in (locations, weights)]
-        found = core.plain(value.contiguous().numpy(), np.asarray(shapes, np.int64), *arrays, threads=threads)
+    def ours(value, shapes, *rest):  # type: ignore[no-untyped-def]
+        arrays = [tensor.contiguous().numpy() for tensor in rest]
+        found = kernel(value.contiguous().numpy(), np.asarray(shapes, np.int64), *arrays, threads=threads)
         return torch.from_numpy(found)
 
     try:
-        if form == "fused":
-            ms_deform_attn.ms_deform_attn_fused = fused
-        else:
-            ms_deform_attn.ms_deform_attn = plain
+        setattr(ms_deform_attn, name, ours)
         yield
     finally:
-        ms_deform_attn.ms_deform_attn_fused, ms_deform_attn.ms_deform_attn = ours, eager
+        setattr(ms_deform_attn, name, eager)
 
 
 class Rows:
@@ -106,79 +89,84 @@ class Rows:
         self.vocabulary = self.pipeline(EAGER, PLAIN).embed_names(names)
 
     def pipeline(self, backend: str, options: Options) -> Pipeline:
+        """A pipeline on a runtime; eager PyTorch with the masks of all heads, as published."""
         if backend not in self.runners:
             self.runners[backend] = self.found[backend].open()
             if backend == EAGER:
                 self.runners[backend][USSLM_GRAPH].module.last_only = False  # type: ignore[attr-defined]
         return Pipeline(self.preset, self.runners[backend], options)
 
-    def _last_only(self) -> Run:
-        pipeline = Pipeline(self.preset, self.found[EAGER].open(), PLAIN)
+    def one_by_one(self, pipeline: Pipeline) -> Run:
+        """Clip after clip."""
         return lambda clips: [pipeline(*clip, self.vocabulary) for clip in clips]
 
-    def _each(self, backend: str, options: Options) -> Callable[[], Run]:
-        def start() -> Run:
-            pipeline = self.pipeline(backend, options)
-            return lambda clips: [pipeline(*clip, self.vocabulary) for clip in clips]
+    def each(self, backend: str, options: Options) -> Callable[[], Run]:
+        """A row's `start` on a runtime."""
+        return lambda: self.one_by_one(self.pipeline(backend, options))
 
-        return start
+    def last_only(self) -> Run:
+        """Eager PyTorch of its own, with the masks of the last head only."""
+        return self.one_by_one(Pipeline(self.preset, self.found[EAGER].open(), PLAIN))
 
-    def _kernel(self, form: str) -> Run:
-        run = self._each(EAGER, PLAIN)()
+    def kernel(self, form: str) -> Run:
+        """Eager PyTorch with our attention kernel."""
+        call = self.each(EAGER, PLAIN)()
 
         def with_kernel(clips: Sequence[Clip]) -> list[Segmentation]:
             with attention_kernel(form):
-                return run(clips)
+                return call(clips)
 
         return with_kernel
 
-    def _batches(self) -> Run:
+    def batches(self) -> Run:
+        """CLIP over the crops of several clips."""
         pipeline = self.pipeline(EAGER, PLAIN)
         return lambda clips: pipeline.run_batch(clips, self.vocabulary)
 
-    def _stream(self, pipeline: Pipeline, at_once: int) -> Run:
+    def stream(self, pipeline: Pipeline, at_once: int) -> Run:
+        """Clips `at_once`, the sound of the next meanwhile."""
         return lambda clips: list(pipeline.stream(clips, self.vocabulary, at_once, overlap=True))
 
     def make(self) -> list[Row]:
         """All rows; the plain one first, all together last. Nothing is loaded yet."""
-        rows = [Row("plain", "eager PyTorch, published options", self._each(EAGER, PLAIN))]
-        for name, what, options in (
+        switches: tuple[tuple[str, str, Options], ...] = (
+            ("plain", "eager PyTorch, published options", PLAIN),
             ("select", "upsample only masks that can matter, a query once", replace(PLAIN, skip_empty_masks=True)),
             ("named", "masks only for names above the threshold", replace(PLAIN, named_only=True)),
             ("sounding", "proposals = sounding", SOUNDING),
-            ("faint", "proposals = sounding, with a score over 0.003", replace(SOUNDING, sound_threshold=0.003)),
+            ("low score", "proposals = sounding, with a score over 0.003", replace(SOUNDING, sound_threshold=0.003)),
             ("identical", "one crop for queries with the same pixels", replace(PLAIN, merge_iou=1.0)),
             ("merged", "one crop for queries with IoU over 0.8", replace(PLAIN, merge_iou=0.8)),
             ("one frame", "one crop a query: its most confident frame", replace(PLAIN, frames_per_query=1)),
-            ("sure", "frame after frame until a name has probability 0.9", replace(PLAIN, confidence_threshold=0.9)),
-            ("few crops", "sounding over 0.003, until sure, one crop for IoU over 0.9", FEW),
-        ):
-            rows.append(Row(name, what, self._each(EAGER, options)))
-        kernel = "" if custom_op_library() else "the kernel is not built: `make plugins`"
+            ("early exit", "frames until a name has probability 0.9", replace(PLAIN, confidence_threshold=0.9)),
+            ("few crops", "sounding over 0.003, early exit, one crop for IoU over 0.9", FEW),
+        )
+        rows = [Row(name, what, self.each(EAGER, options)) for name, what, options in switches]
+        kernel = "" if custom_op_library() else NO_OPERATOR
         rows += [
-            Row("heads", "masks of the earlier heads at the size of their attention", self._last_only),
-            Row("clip batch", "CLIP batches over several clips", self._batches),
-            Row("overlap", "sound of the next clip meanwhile", lambda: self._stream(self.pipeline(EAGER, PLAIN), 1)),
-            Row("plain op", "our attention kernel in PyTorch, plain form", lambda: self._kernel("plain"), kernel),
-            Row("fused op", "our attention kernel in PyTorch, fused form", lambda: self._kernel("fused"), kernel),
+            Row("heads", "masks of the last head only; earlier ones at the size of attention", self.last_only),
+            Row("clip batch", "CLIP batches over several clips", self.batches),
+            Row("overlap", "sound of the next clip meanwhile", lambda: self.stream(self.pipeline(EAGER, PLAIN), 1)),
+            Row("plain op", "our attention kernel in PyTorch, plain form", lambda: self.kernel("plain"), kernel),
+            Row("fused op", "our attention kernel in PyTorch, fused form", lambda: self.kernel("fused"), kernel),
         ]
         for key, backend in self.found.items():
             if key != EAGER and backend.missing != NOT_BUILT:
                 what = "the exported graphs" + (" with our operator" if key.endswith("+op") else "")
-                rows.append(Row(key, what, self._each(key, PLAIN), backend.missing))
-        rows.append(self._without_cuda_graphs())
+                rows.append(Row(key, what, self.each(key, PLAIN), backend.missing))
+        rows.append(self.without_cuda_graphs())
         # On a CPU a clip leaves cores idle between the graphs; TensorRT's engines take one clip at a time.
         best, gpu = fastest(self.found), torch.cuda.is_available()
         at_once, batch = (1, 1) if gpu else ((os.cpu_count() or 1) + 1, 4)
         together = replace(ALL, localizer_batch=batch)
         what = "the same, sound meanwhile" if gpu else f"the same, {at_once} at once, localizer in batches of {batch}"
         rows += [
-            Row("one by one", f"{best}, few crops, select, named", self._each(best, ALL), compiles=True),
-            Row("together", what, lambda: self._stream(self._one_thread(best, together), at_once), compiles=True),
+            Row("one by one", f"{best}, few crops, select, named", self.each(best, ALL), compiles=True),
+            Row("together", what, lambda: self.stream(self.one_thread(best, together), at_once), compiles=True),
         ]
         return rows
 
-    def _without_cuda_graphs(self) -> Row:
+    def without_cuda_graphs(self) -> Row:
         """TensorRT's runner records CUDA graphs; the row beside its own shows what that is worth."""
         usable = [key for key in ("tensorrt-fp16", "tensorrt") if not self.found[key].missing]
 
@@ -186,13 +174,12 @@ class Rows:
             runners = self.found[usable[0]].open()
             for runner in runners.values():
                 runner.cuda_graphs = False  # type: ignore[attr-defined]
-            pipeline = Pipeline(self.preset, runners, PLAIN)
-            return lambda clips: [pipeline(*clip, self.vocabulary) for clip in clips]
+            return self.one_by_one(Pipeline(self.preset, runners, PLAIN))
 
         why = "" if usable else NOT_BUILT if torch.cuda.is_available() else NO_GPU
         return Row("no cuda graphs", "TensorRT's work not recorded as CUDA graphs", start, why)
 
-    def _one_thread(self, backend: str, options: Options) -> Pipeline:
+    def one_thread(self, backend: str, options: Options) -> Pipeline:
         """Its own sessions, each of one thread, for clips that run at the same time."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -210,37 +197,29 @@ def measure(
     runs = [row.start() for row in rows]
     groups = [clips[i : i + group] for i in range(0, len(clips), group)]
     for number, some in enumerate([groups[0], *groups]):
-        for row, run in zip(rows, runs):
+        for row, call in zip(rows, runs):
+            progress()
             if number == 0 and not (warm_up or row.compiles):
-                progress()
                 continue
             given = some if number > 0 or row.compiles else some[:1]
-            pairs = [(clip.frames, clip.waveform) for clip in given]
-            seconds, found = timed(partial(run, pairs))
-            if number > 0:
-                turn = [seconds]
-                while sum(turn) < SECONDS and len(turn) < TIMES:
-                    turn.append(timed(partial(run, pairs))[0])
-                row.seconds.append(float(np.median(turn)))
-                row.crops += sum(one.crops for one in found)
-                row.label_maps += [one.label_map.numpy(force=True) for one in found]
-            progress()
+            once = partial(timed, partial(call, [(clip.frames, clip.waveform) for clip in given]))
+            seconds, found = once()
+            if number == 0:
+                continue
+            turn = [seconds]
+            while sum(turn) < MIN_TURN and len(turn) < MAX_CALLS:
+                turn.append(once()[0])
+            row.seconds.append(float(np.median(turn)))
+            row.crops += sum(one.crops for one in found)
+            row.label_maps += [one.label_map.numpy(force=True) for one in found]
 
 
-def quality(label_maps: Sequence[np.ndarray], clips: Sequence[EvaluationClip]) -> dict[str, float | None]:
+def quality(label_maps: Sequence[np.ndarray], clips: Sequence[EvaluationClip]) -> Percents:
     """base, novel, harmonic and mean IoU in percent; None where no class of a group occurs."""
     matrix = ConfusionMatrix(len(WORLD.names) + 1)
     for label_map, clip in zip(label_maps, clips):
         matrix.update_clip(clip.label_map, label_map, sorted(clip.labels))
-    scores = matrix.scores(WORLD.base_ids, WORLD.novel_ids)
-    values = {name: 100 * getattr(scores, name) for name in ("base", "novel", "harmonic", "mean")}
-    return {name: None if np.isnan(value) else value for name, value in values.items()}
-
-
-def agreement(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    """Share of pixels with the same label in two lists of label maps, in percent."""
-    same = sum(int((a == b).sum()) for a, b in zip(one, other))
-    return 100 * same / max(sum(a.size for a in one), 1)
+    return miou(matrix.scores(WORLD.base_ids, WORLD.novel_ids))
 
 
 def figures(row: Row, plain: Row, clips: list[EvaluationClip], random: bool) -> dict[str, Any]:
@@ -248,36 +227,34 @@ def figures(row: Row, plain: Row, clips: list[EvaluationClip], random: bool) -> 
     made: dict[str, Any] = {"name": row.name, "what": row.what, "missing": row.missing}
     if row.missing:
         return made
+    pairs = list(zip(plain.label_maps, row.label_maps))
     made |= {
         "seconds_per_clip": sum(row.seconds) / len(clips),
         "speed_up": ratio(plain.seconds, row.seconds),
         "crops_per_clip": row.crops / len(clips),
         "fewer_crops": plain.crops / row.crops if row.crops else None,
-        "agreement": agreement(plain.label_maps, row.label_maps),
+        "agreement": 100 * sum(int((a == b).sum()) for a, b in pairs) / max(sum(a.size for a, _ in pairs), 1),
         "miou": None if random else quality(row.label_maps, clips),
     }
     if not random:
-        reference = quality(plain.label_maps, clips)
-        made["share"] = {name: 100 * made["miou"][name] / value if value else None for name, value in reference.items()}
+        made["share"] = share_of(made["miou"], quality(plain.label_maps, clips))
     return made
 
 
-def table(found: list[dict[str, Any]], title: str) -> Table:
-    """The figures as printed."""
-    made = Table(title=title)
-    for name in ("switch", "what", "s/clip", "x faster", "crops/clip", "x fewer", "base", "novel", "mean", "% of ref",
-                 "% same"):  # fmt: skip
-        made.add_column(name, justify="left" if name in ("switch", "what") else "right")
-    for row in found:
+def speedups_table(found: Mapping[str, Any]) -> Table:
+    """The rows of `run_rows` as printed."""
+    rows: list[list[Cell]] = []
+    for row in found["rows"]:
         if row["missing"]:
-            made.add_row(row["name"], row["missing"], *["-"] * 9, style="dim")
+            rows.append([row["name"], row["missing"], *[None] * 10])
             continue
-        miou = row["miou"] or {}
-        share = (row.get("share") or {}).get("mean")
-        cells = [row["seconds_per_clip"], row["speed_up"], row["crops_per_clip"], row["fewer_crops"]]
-        cells += [miou.get("base"), miou.get("novel"), miou.get("mean"), share, row["agreement"]]
-        made.add_row(row["name"], row["what"], *("-" if cell is None else f"{cell:.2f}" for cell in cells))
-    return made
+        numbers = [row[key] for key in ("seconds_per_clip", "speed_up", "crops_per_clip", "fewer_crops")]
+        scores = [(row["miou"] or {}).get(measure) for measure in MEASURES]
+        rows.append([row["name"], row["what"], *numbers, *scores, row.get("share", {}).get("mean"), row["agreement"]])
+    columns = ["switch", "what", "s/clip", "x faster", "crops/clip", "x fewer", *MEASURES, "mean % of reference",
+               "% same"]  # fmt: skip
+    load = found["machine"]["load"]
+    return Table(f"{found['preset']}: {found['clips']} clips; load of the machine before: {load}", columns, rows)
 
 
 def run_rows(
@@ -295,10 +272,8 @@ def run_rows(
     rows = Rows(preset, backends(source, models), source.names()).make()
     if names is not None:
         wanted = ["plain", *(name.strip() for name in names.split(","))]
-        known = {row.name for row in rows}
-        for name in wanted:
-            if name not in known:
-                raise UserError(f"--rows '{name}' is unknown; choose of {','.join(row.name for row in rows)}")
+        if unknown := sorted(set(wanted) - {row.name for row in rows}):
+            raise UserError(f"--rows '{unknown[0]}' is unknown; choose of {','.join(row.name for row in rows)}")
         rows = [row for row in rows if row.name in wanted]
     present = [row for row in rows if not row.missing]
     given = list(world_clips(seed, clips, size=(side, side)))
@@ -310,26 +285,24 @@ def run_rows(
     return head | {"random_weights": random, "rows": [figures(row, rows[0], given, random) for row in rows]}
 
 
-@command
 def main(
-    engines: Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")],
-    weights: Annotated[list[Path] | None, typer.Option(help="The files that the engines were built from.")] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Held-out clips.")] = 200,
+    engines: EnginesOption,
+    weights: WeightsOption = None,
+    num_clips: NumClipsOption = 200,
     group: Annotated[int, typer.Option(min=1, help="Clips a turn.")] = 4,
     rows: Annotated[str | None, typer.Option(help="Only these switches, joined by commas.")] = None,
     side: Annotated[int, typer.Option(min=16, help="Height and width of the frames.")] = 96,
-    seed: Annotated[int, typer.Option(help="World of the clips.")] = 2000,
+    seed: SeedOption = 2000,
     warm_up: Annotated[bool, typer.Option(help="One clip of each switch before the clock starts.")] = True,
-    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Time and mIoU of each speed-up of the whole clip, alone and together."""
-    console = Console(stderr=True)
-    found = run_rows(Source(engines, tuple(weights or ())), console, clips, group, rows, side, seed, warm_up)
-    title = f"{found['preset']}: {clips} clips; load of the machine before: {found['machine']['load']}"
-    Console(width=170).print(table(found["rows"], title))
+    source = Source.of(engines, weights)
+    found = run_rows(source, Console(stderr=True), num_clips, group, rows, side, seed, warm_up)
+    speedups_table(found).print(170)
     if json is not None:
         write_json(json, found)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)
