@@ -40,7 +40,6 @@ from ovavss.evaluation.metric import ConfusionMatrix, Scores
 from ovavss.files import write_json
 from ovavss.models.ov_avss.presets import Proposals
 from ovavss.pipeline.pipeline import Options, Pipeline
-from ovavss.serving.client import RemotePipeline
 
 GATE = 99.9  # percent of the reference (MLPerf's stricter gate)
 MEASURES = ("base", "novel", "harmonic", "mean")
@@ -70,6 +69,8 @@ def local_predictor(pipeline: Pipeline, names: Sequence[str]) -> Predictor:
 @contextmanager
 def server_predictor(url: str, names: Sequence[str], options: Options) -> Iterator[Predictor]:
     """A running server; UserError where it does not answer."""
+    from ovavss.serving.client import RemotePipeline
+
     with RemotePipeline(url, options) as remote:
         vocabulary = remote.embed_names(names)
         yield lambda clip: remote(clip.frames, clip.waveform, vocabulary).label_map.numpy(force=True)

@@ -1,4 +1,4 @@
-"""The ensemble under load, beside the pipeline in this process, driven by MLPerf's LoadGen (group `bench`).
+"""The Triton ensemble under load, beside the pipeline in this process, driven by MLPerf's LoadGen (group `bench`).
 
     python bench/serving.py scenarios --engines DIR --out OUT   # SingleStream, MultiStream, Server, Offline, accuracy
     python bench/serving.py load --engines DIR --out OUT        # latency against the rate of random arrivals
@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import tritonclient.grpc as triton
 import typer
-from measuring import header
 
+from bench.measuring import header
+from bench.options import EnginesOption, NumClipsOption
 from ovavss.commands.options import command
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
@@ -42,8 +43,8 @@ from ovavss.serving.server import Server
 SEED, CLIENTS = 1000, 8
 LOADS = (0.2, 0.4, 0.6, 0.8, 0.9)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-Engines = Annotated[Path, typer.Option(help="Folder that build_engines.py wrote.")]
 Out = Annotated[Path, typer.Option(help="Folder for the figures, the server's log and LoadGen's.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Seconds of each run.")]
 Segment = Callable[[EvaluationClip], Segmentation]
 
 
@@ -83,13 +84,19 @@ def systems(engines: Path, out: Path, clips: int) -> Iterator[tuple[Systems, lis
 
 @app.command()
 @command
-def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, latency: float = 1.0) -> None:
-    """LoadGen's four scenarios and its accuracy mode. `latency`: seconds that the Server scenario allows.
+def scenarios(
+    engines: EnginesOption,
+    out: Out,
+    seconds: Seconds = 60,
+    num_clips: NumClipsOption = 50,
+    latency: Annotated[float, typer.Option(help="Seconds that the Server scenario allows.")] = 1.0,
+) -> None:
+    """LoadGen's four scenarios and its accuracy mode.
 
     LoadGen calls a run INVALID that was too short for its statistics: give it more seconds.
     """
-    figures: dict[str, Any] = {"header": header(), "clips": clips}
-    with systems(engines, out, clips) as (backends, held_out):
+    figures: dict[str, Any] = {"header": header(), "clips": num_clips}
+    with systems(engines, out, num_clips) as (backends, held_out):
         for name, (segment, workers) in backends.items():
             rate = None
             for scenario in ("SingleStream", "MultiStream", "Offline", "Server"):
@@ -108,9 +115,9 @@ def scenarios(engines: Engines, out: Out, seconds: float = 60, clips: int = 50, 
 
 @app.command()
 @command
-def load(engines: Engines, out: Out, seconds: float = 30, clips: int = 50) -> None:
+def load(engines: EnginesOption, out: Out, seconds: Seconds = 30, num_clips: NumClipsOption = 50) -> None:
     """Latency at several rates of random arrivals, up to nearly what Offline reaches."""
-    found = measure_load(engines, out, seconds, clips)
+    found = measure_load(engines, out, seconds, num_clips)
     print(json.dumps(found["systems"]))
     write_json(out / "load.json", found)
 
@@ -167,7 +174,7 @@ def drive(
         data = array.array("B")
         try:
             data.frombytes(segment(clips[sample.index]).label_map.numpy().astype(np.uint8).tobytes())
-        except Exception as error:  # LoadGen waits for every answer: told at the end
+        except Exception as error:  # LoadGen waits for every answer: raised at the end
             failed.append(error)
         loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(sample.id, *data.buffer_info())])
 
@@ -208,9 +215,9 @@ def logged_miou(folder: Path, clips: Sequence[EvaluationClip]) -> float:
 @app.command()
 @command
 def share(
-    engines: Engines, out: Out, rounds: int = 6, requests: int = 60, proposals: Proposals = Proposals.ALL
+    engines: EnginesOption, out: Out, rounds: int = 6, requests: int = 60, proposals: Proposals = Proposals.ALL
 ) -> None:
-    """Clips a second of the ensemble and of each graph alone, in turns, with as many requests on the way."""
+    """Clips a second of the ensemble and of each graph alone, in turns, with as many requests in flight."""
     pipeline = Pipeline(*open_engines(engines))
     names, clips = default_vocabulary(pipeline.preset), list(world_clips(SEED, 16))
     steps = [step_inputs(pipeline, clip) for clip in clips]
@@ -274,7 +281,7 @@ def _input(name: str, array: np.ndarray) -> Any:
 
 @app.command()
 @command
-def soak(engines: Engines, out: Out, seconds: float = 120) -> None:
+def soak(engines: EnginesOption, out: Out, seconds: Seconds = 120) -> None:
     """Eight clients: every answer compared with the local pipeline's, and the server's memory as it runs."""
     pipeline = Pipeline(*open_engines(engines))
     names, clips = default_vocabulary(pipeline.preset), list(world_clips(SEED, 16))

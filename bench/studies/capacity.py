@@ -1,7 +1,7 @@
 """How many machines (or GPUs) serve X clips a second at a p99, and which step to scale first.
 
-    python bench/capacity.py --latency latency.json --rate 50 --p99-ms 400 [--runner onnx+op]
-    python bench/capacity.py --engines DIR --check          # the formula against a real load on this machine
+    python bench/studies/capacity.py --latency latency.json --rate 50 --p99-ms 400 [--runner onnx+op]
+    python bench/studies/capacity.py --engines DIR --check  # the formula against a real load on this machine
 
 Assumptions. Requests come at random (Poisson), each is one clip, and waits in one line for c servers that are alike.
 Service times have the mean and the coefficient of variation that were measured, and do not depend on the load: no
@@ -11,8 +11,8 @@ M/D/c. The tail of the wait is taken as exponential with that mean (given that o
 response is the wait plus the service time: their quantiles are added, which overstates a little.
 """
 
+import json as json_library
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,19 +25,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
-
-from backends import EAGER, Source, backends  # noqa: E402
-from measuring import header  # noqa: E402
-
-from ovavss.commands.options import command  # noqa: E402
-from ovavss.errors import UserError  # noqa: E402
-from ovavss.evaluation.evaluate import world_clips  # noqa: E402
-from ovavss.files import write_json  # noqa: E402
-from ovavss.pipeline.pipeline import Options, Pipeline  # noqa: E402
+from bench.backends import EAGER, Source, backends
+from bench.measuring import Cell, Table, header
+from bench.options import JsonOption, WeightsOption, run
+from ovavss.errors import UserError
+from ovavss.evaluation.evaluate import world_clips
+from ovavss.files import write_json
+from ovavss.pipeline.pipeline import Options, Pipeline
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Service:
     p99: float | None = None
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Service":
+    def of(cls, seconds: Sequence[float] | np.ndarray) -> "Service":
         """From measured times."""
         mean = float(np.mean(seconds))
         return cls(mean, float(np.var(seconds)) / mean**2, float(np.percentile(seconds, 99)))
@@ -153,8 +148,8 @@ def open_loop(
         for i, arrival in enumerate(arrivals):
             time.sleep(max(0.0, start + arrival - time.perf_counter()))
             waiting.append(pool.submit(serve, i))
-        for one in waiting:
-            one.result()
+    for one in waiting:
+        one.result()
     return responses, services
 
 
@@ -224,10 +219,8 @@ def service_of(latency: Mapping[str, Any], runner: str | None) -> tuple[str, Ser
 
 def read_latency(path: Path) -> dict[str, Any]:
     """The JSON file of latency.py; UserError where it is not one."""
-    import json
-
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json_library.loads(path.read_text())
         if not content["clips"][0]["steps_ms"]:
             raise KeyError("steps_ms")
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -235,50 +228,53 @@ def read_latency(path: Path) -> dict[str, Any]:
     return content
 
 
-def print_plan(name: str, rate: float, made: Plan, console: Console) -> None:
-    """The plan in words and one table."""
-    console.print(
-        f"{rate:g} clips/s with {name}: {made.servers} servers of whole clips, each {100 * made.busy:.0f} % busy, "
-        f"p99 {1e3 * made.p99:.0f} ms. With each step a server of its own, scale {made.step} first: alone it stops at "
-        f"{made.ceiling:.1f} clips/s.", highlight=False,
-    )  # fmt: skip
-    table = Table("step", "share of a clip %", "instances")
-    for step, share in made.share.items():
-        table.add_row(step, f"{100 * share:.1f}", str(made.instances[step]))
-    console.print(table)
+def check_table(found: Mapping[str, Any]) -> Table:
+    """The response of `check`: by the formula, of simulated lines, and as measured."""
+    title = (
+        f"{found['runner']}, {found['servers']} threads, {found['requests']} clips at random times, "
+        f"{found['rate']:.3g} clips/s"
+    )
+    columns = ["predicted", "predicted_during", "simulated", "replayed", "measured"]
+    rows = [[f"{name} ms", *(found[f"{name}_ms"][key] for key in columns)] for name in ("mean", "p99")]
+    return Table(title, ["response", "predicted before", "predicted during", *columns[2:]], rows)
 
 
-@command
 def main(
     latency: Annotated[Path | None, typer.Option(help="JSON file of bench/latency.py.")] = None,
     rate: Annotated[float, typer.Option(min=1e-6, help="Clips a second.")] = 10,
     p99_ms: Annotated[float, typer.Option(min=1e-6, help="Largest p99 of the response.")] = 1000,
     runner: Annotated[str | None, typer.Option(help="Of the file; default: the fastest.")] = None,
     engines: Annotated[Path | None, typer.Option(help="With --check: the engines to load.")] = None,
-    weights: Annotated[list[Path] | None, typer.Option(help="The files that the engines were built from.")] = None,
+    weights: WeightsOption = None,
     check_here: Annotated[bool, typer.Option("--check", help="Compare with a real load on this machine.")] = False,
     servers: Annotated[int, typer.Option(min=1, help="With --check: clips at the same time.")] = 1,
     busy: Annotated[float, typer.Option(min=0.05, max=0.95, help="With --check: how busy they are.")] = 0.6,
     requests: Annotated[int, typer.Option(min=10, help="With --check: how many clips.")] = 300,
-    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """How many servers a load needs, and the formula against a measured point."""
-    console, content = Console(), header()
+    content = header()
     if latency is None and not check_here:
         raise UserError("there is nothing to do: give --latency FILE, or --check with --engines DIR")
     if latency is not None:
         name, service, steps = service_of(read_latency(latency), runner)
         made = plan(rate, p99_ms / 1e3, service, steps)
-        print_plan(name, rate, made, console)
+        title = (
+            f"{rate:g} clips/s with {name}: {made.servers} servers of whole clips, each {100 * made.busy:.0f} % busy, "
+            f"p99 {1e3 * made.p99:.0f} ms.\nWith each step a server of its own, scale {made.step} first: alone it "
+            f"stops at {made.ceiling:.1f} clips/s."
+        )
+        rows: list[list[Cell]] = [[step, 100 * share, made.instances[step]] for step, share in made.share.items()]
+        Table(title, ["step", "share of a clip %", "instances"], rows).print(150)
         content |= {"runner": name, "rate": rate, "service": asdict(service), "plan": asdict(made)}
     if check_here:
         if engines is None:
-            raise UserError("--check needs --engines DIR, which build_engines.py writes")
-        content["check"] = check(Source(engines, tuple(weights or ())), servers, busy, requests)
-        console.print(content["check"])
+            raise UserError("--check needs --engines DIR, which `ovavss export` writes")
+        content["check"] = check(Source.of(engines, weights), servers, busy, requests)
+        check_table(content["check"]).print(150)
     if json is not None:
         write_json(json, content)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,6 +1,6 @@
 """How fast multi-scale deformable attention can be on a GPU at best, from data sheets: an estimate, not a measurement.
 
-    python bench/msda_roofline.py [--frames 5 --height 384 --width 640]
+    python bench/studies/msda_roofline.py [--frames 5 --height 384 --width 640]
 
 Three bounds, of which the largest is the estimate:
 
@@ -15,10 +15,9 @@ Launch time, tails of blocks and uncoalesced corners are left out, so a kernel a
 
 from dataclasses import dataclass
 
-import typer
-from msda import CHANNELS, HEADS, POINTS
-from rich.console import Console
-from rich.table import Table
+from bench.measuring import Cell, Table
+from bench.msda import CHANNELS, HEADS, POINTS
+from bench.options import run
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,18 @@ def bounds(gpu: Gpu, job: Work) -> dict[str, float]:
 def main(frames: int = 5, height: int = 384, width: int = 640) -> None:
     """Print the estimate for each GPU, type and form."""
     shapes = [(height // stride, width // stride) for stride in (8, 16, 32)]
-    table = Table("GPU", "type", "form", "memory us", "level 1 us", "arithmetic us", "estimate us", "bound by",
-                  title=f"Roofline estimate, not measured: {frames} x {height} x {width}")  # fmt: skip
+    rows: list[list[Cell]] = []
     for gpu in GPUS:
         for kind, size in (("float32", 4), ("float16", 2)):
             for form in ("plain", "fused"):
                 job = work(shapes, frames, size, form == "fused")
                 found = bounds(gpu, job)
                 worst = max(found, key=lambda name: found[name])
-                times = (f"{1e6 * seconds:.1f}" for seconds in (*found.values(), found[worst]))
-                table.add_row(gpu.name, kind, form, *times, worst + ("" if job.frame <= gpu.cache else " *"))
-    Console().print(table)
+                times = [1e6 * seconds for seconds in (*found.values(), found[worst])]
+                rows.append([gpu.name, kind, form, *times, worst + ("" if job.frame <= gpu.cache else " *")])
+    columns = ["GPU", "type", "form", "memory us", "level 1 us", "arithmetic us", "estimate us", "bound by"]
+    Table(f"Roofline estimate, not measured: {frames} x {height} x {width}", columns, rows).print(120)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Core:
         return message.decode() if message else None
 
     def plain(
-        self, value: np.ndarray, shapes: np.ndarray, locations: np.ndarray, weights: np.ndarray, **how
+        self, value: np.ndarray, shapes: np.ndarray, locations: np.ndarray, weights: np.ndarray, **how: Any
     ) -> np.ndarray:
         """On the CPU, or `device="cuda"` (the host walk); see _run."""
         sizes = sizes_of(value, shapes, weights)
@@ -45,7 +46,7 @@ class Core:
         references: np.ndarray,
         offsets: np.ndarray,
         logits: np.ndarray,
-        **how,
+        **how: Any,
     ) -> np.ndarray:
         sizes = sizes_of(value, shapes, logits, references)
         return self._run("fused", sizes, value, [value, shapes, references, offsets, logits], **how)

@@ -4,8 +4,18 @@ import math
 
 import numpy as np
 import pytest
-from capacity import Service, erlang_c, mean_wait, open_loop, plan, response, servers_needed, service_of, simulate
 
+from bench.studies.capacity import (
+    Service,
+    erlang_c,
+    mean_wait,
+    open_loop,
+    plan,
+    response,
+    servers_needed,
+    service_of,
+    simulate,
+)
 from ovavss.errors import UserError
 
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-import measuring
 import numpy as np
 import pytest
 
+from bench import measuring
 from ovavss.errors import UserError
 
 
@@ -33,14 +33,14 @@ def test_a_ratio_compares_rounds_side_by_side() -> None:
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
     backends = {name: partial(calls.append, name) for name in "ab"}
-    found = measuring.interleaved_benchmark(backends, rounds=3, least=0)
+    found = measuring.interleaved_benchmark(backends, rounds=3, min_turn=0)
     assert "".join(calls) == "ab" + "ababab" and [len(turns) for turns in found.values()] == [3, 3]
 
 
 def test_short_calls_fill_a_turn_and_its_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "timed", lambda run: (run(), None))
     seconds = iter([0.5, 0.09, 0.04, 0.04, 0.04, 0.5])  # the warm-up; a slow call, then quick ones; a long call
-    assert measuring.interleaved_benchmark({"a": lambda: next(seconds)}, 2, least=0.1) == {"a": [[0.04] * 3, [0.5]]}
+    assert measuring.interleaved_benchmark({"a": lambda: next(seconds)}, 2, min_turn=0.1) == {"a": [[0.04] * 3, [0.5]]}
 
 
 def touch(mebibytes: int) -> Callable[[], object]:

@@ -1,7 +1,8 @@
 """The roofline estimate of the op, counted by hand on a small case."""
 
-import msda_roofline as roofline
 import pytest
+
+from bench.studies import msda_roofline as roofline
 
 GPU = roofline.Gpu("made up", bandwidth=1e9, float32=256e9, multiprocessors=1, cores=128, cache=1e6)
 
