@@ -44,6 +44,14 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def write_torch(path: Path, content: Any) -> None:
+    """What `torch.save` writes as the file `path`. Raises as `written_whole`."""
+    import torch
+
+    with written_whole(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
+
+
 def remove_leftovers(folder: Path) -> None:
     """What killed processes left in a folder under temporary names."""
     for path in folder.glob(f".*{_MARK}*"):

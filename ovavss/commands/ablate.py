@@ -26,7 +26,7 @@ def ablate(
     from ovavss.evaluation.report import summary
     from ovavss.files import write_json
     from ovavss.models.ov_avss.presets import PRESETS
-    from ovavss.training.ablation import Row, run_ablations
+    from ovavss.training.recipes.ablation import Row, run_ablations
 
     if threads is not None:
         torch.set_num_threads(threads)

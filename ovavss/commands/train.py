@@ -62,7 +62,7 @@ def train(
     ] = None,
     schedule: Annotated[ScheduleName | None, typer.Option(help="Published: steps, x0.1 after 3/4 and 11/12.")] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Iterations of warm-up, with --schedule cosine.")] = None,
-    clip_norm: Annotated[float | None, typer.Option(min=0, help="Largest gradient norm. Published: 0.01.")] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(min=0, help="Largest gradient norm. Published: 0.01.")] = None,
     points: Annotated[int | None, typer.Option(min=1, help="Points of a mask in the loss. Published: 12544.")] = None,
     no_object_weight: Annotated[
         float | None, typer.Option(min=0, help="Class weight of 'not sounding'. Published: 0.1.")
@@ -96,14 +96,14 @@ def train(
         torch.set_num_threads(threads)
     given = {
         "iterations": iterations, "batch": batch, "lr": lr, "backbone_factor": backbone_factor, "schedule": schedule,
-        "warmup": warmup, "clip_norm": clip_norm, "num_points": points, "no_object_weight": no_object_weight,
+        "warmup": warmup, "max_grad_norm": max_grad_norm, "num_points": points, "no_object_weight": no_object_weight,
         "mask_loss": mask_loss, "batch_norm": batch_norm, "ema": ema, "seed": seed, "amp": amp or None,
     }  # fmt: skip
     changes: dict[str, Any] = {k: v.value if isinstance(v, StrEnum) else v for k, v in given.items() if v is not None}
     if data is None:
-        from ovavss.training.tiny import LOCALISER
+        from ovavss.training.recipes.tiny import LOCALIZER
 
-        _train_world(out, chosen, replace(LOCALISER, **changes), checkpoint_every or 250, clip_names)
+        _train_world(out, chosen, replace(LOCALIZER, **changes), checkpoint_every or 250, clip_names)
     else:
         from ovavss.training.trainer import Recipe
 
@@ -112,7 +112,8 @@ def train(
 
 
 def _train_world(out: Path, preset: "Preset", localizer: "Recipe", checkpoint_every: int, names: ClipNames) -> None:
-    from ovavss.training.tiny import TinyRecipe, TinyTraining, write_weights
+    from ovavss.training.recipes.tiny import TinyRecipe
+    from ovavss.training.recipes.tiny_stages import TinyTraining, write_weights
 
     training = TinyTraining(preset, TinyRecipe(seed=localizer.seed, localizer=localizer), out)
     usslm = training.localizer(checkpoint_every)

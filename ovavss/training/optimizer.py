@@ -45,6 +45,6 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Every group's rate = its base rate times `factor`."""
+    """Sets every group's rate to its base rate (at first its rate) times `factor`."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group.setdefault("base_lr", group["lr"]) * factor

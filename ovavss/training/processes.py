@@ -1,11 +1,25 @@
-"""One process, or those that torchrun started."""
+"""One process, those that torchrun started, or a pool that renders."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+_Part = TypeVar("_Part")
+
+
+def map_ranges(function: Callable[[range], _Part], count: int, size: int, workers: int) -> list[_Part]:
+    """Calls a function with ranges of at most `size` that cover 0 ... count - 1, in processes of one thread each.
+
+    The function must be picklable: one of a module, or a `functools.partial` of one.
+    """
+    ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(function, ranges))
 
 
 @contextmanager

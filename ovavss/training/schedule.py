@@ -1,10 +1,15 @@
-"""Small things that every training loop here shares: learning-rate schedules, averaged weights, progress reports."""
+"""What every training loop shares: schedules of the learning rate, averaged weights, one step, progress reports."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ovavss.training.optimizer import set_rate
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Called after each step with its number (from 0) and its figures."""
@@ -33,28 +38,28 @@ def published_steps(step: int, steps: int, decay: float = 0.1) -> float:
     return decay ** ((step >= steps * 3 // 4) + (step >= steps * 11 // 12))
 
 
-class Ema:
-    """An exponential moving average of a module's floating-point state (parameters and buffers)."""
+def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a module's parameters and buffers; call `update_parameters` after each step.
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.updates = decay, 0
-        self.state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    It starts from the module as it is and moves faster in the first steps, which are far from the end.
+    """
 
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the module's present state; faster in the first steps, which are far from the end."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine: list[Tensor] = []
-        theirs: list[Tensor] = []
-        for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point():
-                mine.append(self.state[name])
-                theirs.append(tensor.detach())
-            else:
-                self.state[name].copy_(tensor)
-        torch._foreach_lerp_(mine, theirs, 1.0 - decay)
+    def blend(mine: _Tensors, theirs: _Tensors, updates: Tensor | int) -> None:
+        if not mine[0].is_floating_point():  # counters; torch calls once for each type
+            torch._foreach_copy_(mine, theirs)
+            return
+        count = int(updates)
+        torch._foreach_lerp_(mine, theirs, 1.0 - min(decay, (1 + count) / (10 + count)))
 
-    def copy_to(self, module: nn.Module) -> None:
-        """Put the averaged state into a module."""
-        module.load_state_dict(self.state)
+    averaged = AveragedModel(module, multi_avg_fn=blend, use_buffers=True)
+    averaged.n_averaged.fill_(1)  # or the first update would be a copy
+    return averaged
+
+
+def descend(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], loss: Tensor, factor: float) -> None:
+    """One step down a pretraining loss: `factor` times every group's base rate, the gradient's norm at most 1."""
+    set_rate(optimizer, factor)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()

@@ -1,6 +1,5 @@
 """The training loop of the localizer (USSLM) with the published criterion; audio encoder and CLIP stay frozen."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ovavss.errors import UserError
+from ovavss.files import write_torch
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.clips import Batch, Clips, clip_numbers
 from ovavss.training.criterion import SetCriterion
 from ovavss.training.matcher import MaskLoss, Rand
 from ovavss.training.optimizer import build_optimizer, set_rate
-from ovavss.training.schedule import Ema, published_steps, warm_hold_cosine
+from ovavss.training.schedule import averaged_model, published_steps, warm_hold_cosine
 
 # From an iteration and its generator to a loss, or none.
 Rehearse = Callable[[int, np.random.Generator], Tensor | None]
@@ -43,7 +43,7 @@ class Recipe:
     lr: float = 1e-4
     backbone_factor: float = 0.1
     weight_decay: float = 0.05
-    clip_norm: float = 0.01
+    max_grad_norm: float = 0.01
     schedule: Literal["steps", "cosine"] = "steps"
     warmup: int = 0
     hold: float = 0.7
@@ -97,7 +97,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.usslm, recipe.lr, recipe.weight_decay, recipe.backbone_factor)
         self.amp = recipe.amp and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp)
-        self.ema = Ema(self.usslm, recipe.ema) if recipe.ema else None
+        self.ema = averaged_model(self.usslm, recipe.ema) if recipe.ema else None
         self.rand: Rand | None = None  # source of the criterion's random points, default torch's
         self.iteration = 0
         if self.amp:
@@ -133,11 +133,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.usslm.parameters(), recipe.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.usslm.parameters(), recipe.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
-            self.ema.update(self.usslm)
+            self.ema.update_parameters(self.usslm)
         self.iteration += 1
         if not torch.isfinite(total) and not self.amp:
             raise UserError(f"the loss is not finite at iteration {self.iteration}; lower --lr or look at the data")
@@ -146,7 +146,7 @@ class Trainer:
 
     def averaged(self) -> dict[str, Tensor]:
         """The weights to ship: the average if there is one, else the present ones."""
-        return self.ema.state if self.ema is not None else self.usslm.state_dict()
+        return (self.usslm if self.ema is None else self.ema.module).state_dict()
 
     def save(self, path: Path) -> None:
         """Everything that a resumed run needs; the file appears under its name only when complete."""
@@ -156,17 +156,9 @@ class Trainer:
             "model": self.usslm.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "ema": None if self.ema is None else {"state": self.ema.state, "updates": self.ema.updates},
+            "ema": None if self.ema is None else self.ema.state_dict(),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            torch.save(state, temporary)
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot write {path} ({reason}): check that its folder exists and has room") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_torch(path, state)
 
     def resume(self, path: Path) -> None:
         """Continue from a file that `save` wrote.
@@ -191,5 +183,5 @@ class Trainer:
             raise UserError(f"{path} is of another model: give the preset of that run, or another folder") from None
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"] is not None:
-            self.ema.state, self.ema.updates = state["ema"]["state"], state["ema"]["updates"]
+            self.ema.load_state_dict(state["ema"])
         self.iteration = state["iteration"]

@@ -18,10 +18,10 @@ from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, USSLM_GRA
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import torch_runners
-from ovavss.training.ablation import Row, run_ablations
 from ovavss.training.batch_norm import thaw_batch_norm
-from ovavss.training.crops import localizer_crops, marked_categories, normalized, rough_crops, rough_logits
-from ovavss.training.pretrain_audio import (
+from ovavss.training.recipes.ablation import Row, run_ablations
+from ovavss.training.recipes.crops import localizer_crops, marked_categories, normalized, rough_crops, rough_logits
+from ovavss.training.recipes.pretrain_audio import (
     CELLS,
     PAIR_SCALE,
     SATURATION,
@@ -30,11 +30,12 @@ from ovavss.training.pretrain_audio import (
     roughen,
     write_embeddings,
 )  # fmt: skip
-from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues, seen_labels
-from ovavss.training.pretrain_fusion import Comparison, Rehearsal, compared_frames, spread
-from ovavss.training.sound_bank import sound_bank
-from ovavss.training.tiny import LOCALISER, TinyRecipe, TinyTraining, write_weights
-from ovavss.training.world import TRAINING_CONFIG, rendered_world
+from ovavss.training.recipes.pretrain_backbone import SEEN, loss_among_seen, other_hues, seen_labels
+from ovavss.training.recipes.pretrain_fusion import Comparison, Rehearsal, compared_frames, spread
+from ovavss.training.recipes.sound_bank import sound_bank
+from ovavss.training.recipes.tiny import LOCALIZER, TinyRecipe
+from ovavss.training.recipes.tiny_stages import TinyTraining, write_weights
+from ovavss.training.recipes.world import TRAINING_CONFIG, rendered_world
 
 TINY = PRESETS["tiny"]
 needs_weights = pytest.mark.skipif(shipped_weights("tiny") is None, reason="no weights of tiny are shipped")
@@ -48,7 +49,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RECIPE = TinyRecipe(
     world_clips=6, audio_clips=2, audio_steps=1, backbone_steps=1, fusion_steps=1, crop_clips=2, clip_steps=1,
     adapt_clips=2, adapt_steps=1, bank_mixtures=120,
-    localizer=dataclasses.replace(LOCALISER, iterations=2, batch=2, num_points=64),
+    localizer=dataclasses.replace(LOCALIZER, iterations=2, batch=2, num_points=64),
 )  # fmt: skip
 
 

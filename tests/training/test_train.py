@@ -21,12 +21,12 @@ from ovavss.models.ov_avss.resnet import FrozenBatchNorm2d
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.avsbench_clips import AvsbenchClips, short_sides
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
-from ovavss.training.clips import WorldClips, clip_numbers
+from ovavss.training.clips import clip_numbers
 from ovavss.training.optimizer import build_optimizer
+from ovavss.training.recipes.world import RenderedWorld, WorldClips, rendered_world
 from ovavss.training.run import CHECKPOINT, CURVES, LOG, read_log, run
-from ovavss.training.schedule import published_steps, warm_hold_cosine
+from ovavss.training.schedule import averaged_model, published_steps, warm_hold_cosine
 from ovavss.training.trainer import Recipe, Trainer
-from ovavss.training.world import RenderedWorld, rendered_world
 
 TINY = PRESETS["tiny"]
 # The same modules with the smallest numbers: what is tested does not depend on them.
@@ -110,7 +110,7 @@ def fixed_points(shape: tuple[int, ...]) -> torch.Tensor:
 
 def ddp_gradients(world: RenderedWorld) -> dict[str, torch.Tensor]:
     """Of one step over two clips, shared by however many processes there are."""
-    trainer = trainer_of(Recipe(iterations=2, batch=2, num_points=64, batch_norm="frozen", clip_norm=1e6))
+    trainer = trainer_of(Recipe(iterations=2, batch=2, num_points=64, batch_norm="frozen", max_grad_norm=1e6))
     trainer.rand = fixed_points
     # The class loss is a mean over each process's own queries: the same share of them must be matched.
     chosen = np.flatnonzero(world.sounding.any(2).sum(1) == 1)[:2]
@@ -233,3 +233,17 @@ def test_every_clip_once_in_a_pass() -> None:
     numbers = [n for i in range(6) for n in clip_numbers(9, 3, i, 7)]
     assert sorted(numbers[:9]) == sorted(numbers[9:]) == list(range(9))
     assert numbers[:9] != numbers[9:]
+
+
+def test_averaged_weights_move_faster_at_first_and_count_batches() -> None:
+    module = nn.BatchNorm1d(1)
+    averaged = averaged_model(module, 0.25)
+    expected = 1.0
+    for update, weight in enumerate((3.0, -2.0, 5.0), start=1):
+        nn.init.constant_(module.weight, weight)
+        module.num_batches_tracked.fill_(update)
+        averaged.update_parameters(module)
+        decay = min(0.25, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * weight
+        assert averaged.module.weight.item() == pytest.approx(expected)
+        assert averaged.module.num_batches_tracked.item() == update

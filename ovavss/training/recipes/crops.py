@@ -1,9 +1,10 @@
-"""Labelled crops of the synthetic world for CLIP, cut out as the pipeline cuts them.
+"""Labeled crops of the synthetic world for CLIP, cut out as the pipeline cuts them.
 
 They hold novel combinations too: CLIP has seen the words of every class.
 """
 
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ovavss.datasets.sounding_shapes.scenes import Clip, render, render_frames, 
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.graphs import UsslmGraph
 from ovavss.models.ov_avss.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
+from ovavss.training.processes import map_ranges
 
 Crops = tuple[np.ndarray, np.ndarray]
 """Crops uint8 [n, 3, size, size] and their categories int64 [n]."""
@@ -49,7 +51,6 @@ def rough_logits(masks: Tensor, rng: np.random.Generator) -> Tensor:
 
 def rough_crops(seed: int, clips: range, size: int) -> Crops:
     """The objects of some clips, cut out by `rough_logits`."""
-    torch.set_num_threads(1)
     parts = []
     for i in clips:
         scene = sample_scene(seed, i)
@@ -63,7 +64,6 @@ def rough_crops(seed: int, clips: range, size: int) -> Crops:
 @torch.no_grad()
 def localizer_crops(encoder: AudioEncoder, localizer: UsslmGraph, seed: int, clips: range, size: int) -> Crops:
     """What a trained localizer's queries mark in some clips, each query with the category of its object."""
-    torch.set_num_threads(1)
     parts = []
     for i in clips:
         clip = render(sample_scene(seed, i))
@@ -116,11 +116,9 @@ def many_crops(
 ) -> tuple[Tensor, Tensor]:
     """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ... clips - 1, in several processes: by
     rough masks, or with encoder and localizer by theirs."""
-    chunks = [range(start, min(start + _CHUNK, clips)) for start in range(0, clips, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
-        if encoder is None or localizer is None:
-            futures = [pool.submit(rough_crops, seed, chunk, size) for chunk in chunks]
-        else:
-            futures = [pool.submit(localizer_crops, encoder, localizer, seed, chunk, size) for chunk in chunks]
-        crops, labels = _joined([future.result() for future in futures])
+    if encoder is None or localizer is None:
+        cut: Callable[[range], Crops] = partial(rough_crops, seed, size=size)
+    else:
+        cut = partial(localizer_crops, encoder, localizer, seed, size=size)
+    crops, labels = _joined(map_ranges(cut, clips, _CHUNK, workers))
     return torch.from_numpy(crops), torch.from_numpy(labels)

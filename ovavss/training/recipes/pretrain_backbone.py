@@ -15,8 +15,8 @@ from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.ov_avss.resnet import ResNet
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm
-from ovavss.training.schedule import Report, warm_cosine
-from ovavss.training.world import RenderedWorld
+from ovavss.training.recipes.world import RenderedWorld, normalized_frames
+from ovavss.training.schedule import Report, descend, warm_cosine
 
 _STRIDE = 8
 _LEVEL_WEIGHTS = (1.0, 1.0, 0.3, 1.0)  # res5 has a cell for every 32 pixels: too coarse for most objects
@@ -70,14 +70,17 @@ class PixelClassifier(nn.Module):
 
 def seen_labels(world: RenderedWorld, clips: np.ndarray, frames: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Images float32 [n, 3, 96, 96] of some frames, and color and form int64 [n, 12, 12] at the cells' centers."""
-    images = torch.from_numpy(world.frames[clips, frames]).permute(0, 3, 1, 2).float()
-    images = (images - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    images = normalized_frames(torch.from_numpy(world.frames[clips, frames]))
     instances = torch.from_numpy(world.instances[clips, frames][:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE])
     categories = torch.from_numpy(world.categories[clips].astype(np.int64))
-    inside = instances > 0
     category = categories.gather(1, (instances.long() - 1).clamp(min=0).flatten(1)).reshape(instances.shape)
-    color, form = category // len(FORMS) + 1, category % len(FORMS) + 1
-    return images, torch.where(inside, color, 0), torch.where(inside, form, 0)
+    return images, *color_and_form(torch.where(instances > 0, category, -1))
+
+
+def color_and_form(category: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of color and form, int64, 0 = nothing, of categories (-1 = nothing)."""
+    inside = category >= 0
+    return torch.where(inside, category // len(FORMS) + 1, 0), torch.where(inside, category % len(FORMS) + 1, 0)
 
 
 def color_and_form_loss(color: Tensor, form: Tensor, colors: Tensor, forms: Tensor) -> Tensor:
@@ -142,12 +145,7 @@ def pretrain_backbone(
         for weight, (color, form) in zip(_LEVEL_WEIGHTS, pairs):
             colored = color_and_form_loss(color[:half], form[:half], labels[0][:half], labels[1][:half])
             loss = loss + weight * (colored + F.cross_entropy(form[half:], labels[1][half:]))
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * warm_cosine(step, steps, 50)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(optimizer, model.parameters(), loss, warm_cosine(step, steps, 50))
         inside = labels[0][:half] > 0
         right = [(a[:half].argmax(1) == b[:half])[inside].float().mean().item() for a, b in zip(pairs[0], labels)]
         report(step, {"loss": loss.item(), "color": right[0], "form": right[1]})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from open_clip import CLIP
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ovavss.datasets.sounding_shapes.scenes import CATEGORIES
@@ -16,8 +16,8 @@ from ovavss.models.ov_avss.clip import ClipImageEncoder, ClipTextEncoder, tokeni
 from ovavss.models.ov_avss.open_vocabulary import LOGIT_SCALE
 from ovavss.models.ov_avss.presets import ClipConfig
 from ovavss.models.ov_avss.prompts import TEMPLATES, prompts
-from ovavss.training.crops import normalized
-from ovavss.training.schedule import Ema, Report, warm_cosine
+from ovavss.training.recipes.crops import normalized
+from ovavss.training.schedule import Report, averaged_model, descend, warm_cosine
 
 
 def train_clip(
@@ -48,7 +48,7 @@ def train_clip(
     image, text = ClipImageEncoder(clip), ClipTextEncoder(clip)
     parameters = [p for name, p in clip.named_parameters() if name != "logit_scale"]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.05, fused=True)
-    ema = Ema(clip, 0.99)
+    averaged = averaged_model(clip, 0.99)
     for step in range(steps):
         chosen = [rows[torch.randint(len(rows), (batch // len(kept),))] for _, _, rows in kept]
         images = normalized(torch.cat([crops[index] for (crops, _, _), index in zip(kept, chosen)]))
@@ -59,14 +59,9 @@ def train_clip(
         grown = min(LOGIT_SCALE, scale + (LOGIT_SCALE - scale) * step / (0.6 * steps))
         logits = grown * image(images) @ text(tokens[torch.arange(len(names)), template]).T
         loss = F.cross_entropy(logits, targets)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * warm_cosine(step, steps, 100)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        ema.update(clip)
+        descend(optimizer, parameters, loss, warm_cosine(step, steps, 100))
+        averaged.update_parameters(clip)
         right = (logits.argmax(1) == targets).float().mean().item()
         report(step, {"loss": loss.item(), "accuracy": right})
-    ema.copy_to(clip)
+    clip.load_state_dict(averaged.module.state_dict())
     clip.eval()

@@ -5,7 +5,7 @@ checkpoint. Nothing but CLIP sees or hears a novel combination.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES
+from ovavss.files import write_torch
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.clip import build_clip
 from ovavss.models.ov_avss.graphs import UsslmGraph
@@ -25,54 +26,19 @@ from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.ov_avss.resnet import ResNet
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
-from ovavss.training.clips import WorldClips
-from ovavss.training.crops import many_crops
-from ovavss.training.pretrain_audio import pretrain_audio_encoder
-from ovavss.training.pretrain_backbone import pretrain_backbone
-from ovavss.training.pretrain_clip import train_clip
-from ovavss.training.pretrain_fusion import Comparison, Rehearsal, pretrain_fusion
+from ovavss.training.recipes.crops import many_crops
+from ovavss.training.recipes.pretrain_audio import pretrain_audio_encoder
+from ovavss.training.recipes.pretrain_backbone import pretrain_backbone
+from ovavss.training.recipes.pretrain_clip import train_clip
+from ovavss.training.recipes.pretrain_fusion import Comparison, Rehearsal, pretrain_fusion
+from ovavss.training.recipes.sound_bank import SoundBank, sound_bank
+from ovavss.training.recipes.tiny import HALFWAY, LATE_SHARE, TinyRecipe
+from ovavss.training.recipes.world import RenderedWorld, WorldClips, rendered_world, world_tokens
 from ovavss.training.run import run
 from ovavss.training.schedule import Report
-from ovavss.training.sound_bank import SoundBank, sound_bank
-from ovavss.training.tokens import world_tokens
-from ovavss.training.trainer import Recipe, Trainer
-from ovavss.training.world import RenderedWorld, rendered_world
-
-LOCALISER = Recipe(
-    iterations=2700, batch=4, lr=7e-4, backbone_factor=0.5, clip_norm=1.0, schedule="cosine", warmup=200, hold=0.35,
-    num_points=1024, no_object_weight=0.4, batch_norm="trained", ema=0.998, seed=1,
-)  # fmt: skip
-
-
-# Late in training the localizer grows sure of base combinations and unsure of novel ones, so the result is a mean of
-# its averaged weights after this share of the iterations and at the end; the latter count for LATE_SHARE.
-HALFWAY, LATE_SHARE = 10 / 19, 0.75
+from ovavss.training.trainer import Trainer
 
 _KNOWN: dict[str, Sequence[int]] = {"all": range(len(CATEGORIES)), "base": BASE}
-
-
-@dataclass(frozen=True)
-class TinyRecipe:
-    """Sizes of all stages.
-
-    Seeds: `seed` for every stage and the world that the localizer sees, `crop_seed` for the world that CLIP sees;
-    held-out figures use others. contrast: share of the localizer's clips that hear sounds chosen against what is seen.
-    """
-
-    seed: int = 1
-    crop_seed: int = 2
-    world_clips: int = 16_000
-    audio_clips: int = 3_000
-    audio_steps: int = 260
-    backbone_steps: int = 700
-    bank_mixtures: int = 1_600
-    fusion_steps: int = 1_500
-    contrast: float = 0.4
-    crop_clips: int = 4_000
-    clip_steps: int = 1_500
-    adapt_clips: int = 12_000
-    adapt_steps: int = 6_000
-    localizer: Recipe = field(default_factory=lambda: LOCALISER)
 
 
 class TinyTraining:
@@ -113,7 +79,7 @@ class TinyTraining:
         if not path.exists():
             recipe = self.recipe
             made = sound_bank(encoder.requires_grad_(False), recipe.seed, recipe.bank_mixtures, self.workers)
-            torch.save({"tokens": made.tokens, "heard": torch.from_numpy(made.heard)}, path)
+            write_torch(path, {"tokens": made.tokens, "heard": torch.from_numpy(made.heard)})
         stored = torch.load(path, weights_only=True)
         return SoundBank(stored["tokens"], stored["heard"].numpy())
 
@@ -145,8 +111,7 @@ class TinyTraining:
         path = self.work / "tokens.pt"
         if not path.exists():
             recipe = self.recipe
-            audio = self.preset.audio
-            torch.save(world_tokens(encoder, audio, recipe.seed, recipe.world_clips, self.work, self.workers), path)
+            write_torch(path, world_tokens(encoder, recipe.seed, recipe.world_clips, self.workers))
         return torch.load(path, weights_only=True)
 
     def localizer(self, checkpoint_every: int = 250, folder: str = "localizer") -> USSLM:
@@ -162,7 +127,7 @@ class TinyTraining:
             run(trainer, clips, place, checkpoint_every=checkpoint_every, log_every=50, stop_after=stop,
                 console=self.console)  # fmt: skip
             if not earlier.exists():
-                torch.save(trainer.averaged(), earlier)
+                write_torch(earlier, trainer.averaged())
         before, after = (without_counters(x) for x in (torch.load(earlier, weights_only=True), trainer.averaged()))
         finished = USSLM(self.preset)
         finished.load_state_dict({name: torch.lerp(before[name], after[name], LATE_SHARE) for name in after})
@@ -218,7 +183,7 @@ class TinyTraining:
                     progress.update(task, completed=step + 1, description=shown)
 
                 train(report)
-            torch.save(module.state_dict(), path)
+            write_torch(path, module.state_dict())
         module.load_state_dict(torch.load(path, weights_only=True))
 
 
@@ -229,17 +194,4 @@ def write_weights(path: Path, encoder: nn.Module, usslm: nn.Module, clip: nn.Mod
         UserError: the file cannot be written.
     """
     modules = {"audio_encoder": encoder, "usslm": usslm, "clip": clip}
-    save_checkpoint(path, {name: _Half(module) for name, module in modules.items()}, preset.name)
-
-
-class _Half(nn.Module):
-    """A view of a module whose state dict is float16."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.source = [module]  # in a list, so that it is no submodule
-
-    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
-        """The module's tensors, floating-point ones as float16."""
-        state = self.source[0].state_dict()
-        return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_checkpoint(path, {name: deepcopy(module).half() for name, module in modules.items()}, preset.name)

@@ -9,7 +9,7 @@ base combinations: a pattern in any register at all, and a register with any pat
 with the same weights, so they hold for unheard combinations too.
 """
 
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
 from ovavss.datasets.sounding_shapes.scenes import BASE, COLORS, FORMS, WorldConfig, render_audio, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder, LogMel
-from ovavss.training.schedule import Ema, Report, warm_cosine
+from ovavss.training.processes import map_ranges
+from ovavss.training.schedule import Report, averaged_model, descend, warm_cosine
 
 CELLS = 8
 PAIR_SCALE = 0.25
@@ -51,18 +52,16 @@ def heard_patches(
     return torch.cat(patches), torch.cat(labels)
 
 
-def _one_thread_patches(seed: int, clips: range) -> tuple[np.ndarray, np.ndarray]:
-    torch.set_num_threads(1)
+def _patch_arrays(seed: int, clips: range) -> tuple[np.ndarray, np.ndarray]:
     patches, labels = heard_patches(seed, clips)
     return patches.numpy(), labels.numpy()
 
 
 def many_patches(seed: int, clips: int, workers: int) -> tuple[Tensor, Tensor]:
     """`heard_patches` in several processes."""
-    chunks = [range(start, min(start + _CHUNK, clips)) for start in range(0, clips, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
-        parts = list(pool.map(_one_thread_patches, [seed] * len(chunks), chunks))
-    return tuple(torch.from_numpy(np.concatenate(part)) for part in zip(*parts))  # type: ignore[return-value]
+    parts = map_ranges(partial(_patch_arrays, seed), clips, _CHUNK, workers)
+    patches, labels = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
+    return patches, labels
 
 
 class CellClassifier(nn.Module):
@@ -131,7 +130,7 @@ def pretrain_audio_encoder(
     torch.manual_seed(seed)
     model = CellClassifier(encoder).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    ema = Ema(model, 0.99)
+    averaged = averaged_model(model, 0.99)
     for step in range(steps):
         index = torch.randint(len(patches), (128,))
         batch = roughen(patches[index].float())
@@ -139,16 +138,11 @@ def pretrain_audio_encoder(
         present = F.one_hot(labels[index], len(FORMS) + 1)[..., 1:].float()
         # Few patterns are there: without the weight they would be a thirtieth of the loss.
         loss = F.binary_cross_entropy_with_logits(logits, present, pos_weight=torch.tensor(4.0))
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * warm_cosine(step, steps, 50)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        ema.update(model)
+        descend(optimizer, model.parameters(), loss, warm_cosine(step, steps, 50))
+        averaged.update_parameters(model)
         right = ((logits > 0) == (present > 0)).flatten(1).all(1).float().mean().item()
         report(step, {"loss": loss.item(), "accuracy": right})
-    ema.copy_to(model)
+    model.load_state_dict(averaged.module.state_dict())
     write_embeddings(encoder, model.head)
     return model.eval()
 

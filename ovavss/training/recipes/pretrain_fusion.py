@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovavss.datasets.sounding_shapes.scenes import COLORS, FORMS
-from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.models.ov_avss.usslm import USSLM
-from ovavss.training.pretrain_backbone import SEEN, loss_among_seen, other_hues
-from ovavss.training.schedule import Report, warm_cosine
-from ovavss.training.sound_bank import SoundBank
-from ovavss.training.world import RenderedWorld
+from ovavss.training.recipes.pretrain_backbone import SEEN, color_and_form, loss_among_seen, other_hues
+from ovavss.training.recipes.sound_bank import SoundBank
+from ovavss.training.recipes.world import RenderedWorld, normalized_frames
+from ovavss.training.schedule import Report, descend, warm_cosine
 
 _STRIDE = 8
 PLAIN, BLURRED, OTHER_HUES = 12, 4, 8  # frames of a step
@@ -90,8 +89,7 @@ def compared_frames(world: RenderedWorld, bank: SoundBank, count: int, rng: np.r
         truth = [by_register.any(1)[color], by_register.any(0)[form], bank.heard[sound][seen]]
         categories.append(seen)
         heard.append(np.stack(truth, 1) & (seen >= 0)[:, None])
-    normalized = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
-    normalized = (normalized - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    normalized = normalized_frames(torch.from_numpy(np.stack(images)))
     places, objects = (torch.from_numpy(np.stack(x)) for x in (instances, categories))
     return Frames(normalized, torch.stack(tokens), places, objects, torch.from_numpy(np.stack(heard)).float())
 
@@ -102,11 +100,15 @@ def spread(values: Tensor, instances: Tensor, stride: int) -> Tensor:
     return values.gather(1, cells.flatten(1)).reshape(cells.shape)
 
 
+def _labels(frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+    """Where objects are, bool [n, h, w], and the labels of color and form there."""
+    category = spread(frames.categories, frames.instances, _STRIDE)
+    return category >= 0, *color_and_form(category)
+
+
 def _other_hues_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, float]:
     """Of frames in other hues: form, and whether its pattern sounds; and the share of forms that are right."""
-    category = spread(frames.categories, frames.instances, _STRIDE)
-    inside = category >= 0
-    forms = torch.where(inside, category % len(FORMS) + 1, 0)
+    inside, _, forms = _labels(frames)
     compared = _compared(outputs[2][:, 1], spread(frames.heard[..., 1], frames.instances, _STRIDE), inside)
     right = (outputs[1].argmax(1) == forms)[inside].float().mean().item()
     return F.cross_entropy(outputs[1], forms) + 2 * compared, right
@@ -119,9 +121,7 @@ def _compared(logits: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
 
 def _blurred_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
     """Of blurred frames: color, and whether its register sounds."""
-    category = spread(frames.categories, frames.instances, _STRIDE)
-    inside = category >= 0
-    colors = torch.where(inside, category // len(FORMS) + 1, 0)
+    inside, colors, _ = _labels(frames)
     compared = _compared(outputs[2][:, 0], spread(frames.heard[..., 0], frames.instances, _STRIDE), inside)
     return F.cross_entropy(outputs[0], colors) + 2 * compared
 
@@ -131,9 +131,7 @@ def _plain_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str
     and comparisons that are right; and, of those whose register sounds, how often it is said that they sound where they
     do and where they do not."""
     color, _, heard, coarse, fine = outputs
-    category = spread(frames.categories, frames.instances, _STRIDE)
-    inside = category >= 0
-    colors, forms = (torch.where(inside, x + 1, 0) for x in (category // len(FORMS), category % len(FORMS)))
+    inside, colors, forms = _labels(frames)
     loss = loss_among_seen(color, colors, SEEN.T[forms])
     register, pattern, sounds = (spread(x, frames.instances, _STRIDE) for x in frames.heard.unbind(2))
     loss = loss + 2 * (_compared(heard[:, 0], register, inside) + _compared(heard[:, 1], pattern, inside))
@@ -186,16 +184,11 @@ def pretrain_fusion(
     backbone = {id(p) for p in model.backbone.parameters()}
     groups = [[p for p in model.parameters() if (id(p) in backbone) is mine] for mine in (True, False)]
     optimizer = torch.optim.AdamW(
-        [{"params": group, "share": share} for group, share in zip(groups, (0.5, 1.0))], weight_decay=0.02, fused=True
+        [{"params": group, "lr": lr * share} for group, share in zip(groups, (0.5, 1.0))], weight_decay=0.02, fused=True
     )
     for step in range(steps):
         loss, shares = comparison_loss(model, world, bank, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["share"] * warm_cosine(step, steps, 50)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(optimizer, model.parameters(), loss, warm_cosine(step, steps, 50))
         report(step, {"loss": loss.item(), **shares})
 
 

@@ -4,8 +4,8 @@ In the world's own clips such pairs are rare, and a localizer that starts from n
 register. Base combinations only.
 """
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ovavss.datasets.sounding_shapes.audio import Sound, synthesize
 from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, FORMS, SAMPLE_RATE
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
+from ovavss.training.processes import map_ranges
 
 _CHUNK = 50
 
@@ -66,7 +67,6 @@ def _mixture(seed: int, index: int) -> tuple[np.ndarray, list[int]]:
 
 @torch.no_grad()
 def _bank_part(encoder: AudioEncoder, seed: int, indices: range) -> tuple[np.ndarray, np.ndarray]:
-    torch.set_num_threads(1)
     waveforms, heard = [], np.zeros((len(indices), len(CATEGORIES)), bool)
     for row, index in enumerate(indices):
         waveform, chosen = _mixture(seed, index)
@@ -78,8 +78,6 @@ def _bank_part(encoder: AudioEncoder, seed: int, indices: range) -> tuple[np.nda
 
 def sound_bank(encoder: AudioEncoder, seed: int, mixtures: int, workers: int) -> SoundBank:
     """Tokens of `mixtures` times five seconds, computed in several processes."""
-    chunks = [range(start, min(start + _CHUNK, mixtures)) for start in range(0, mixtures, _CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
-        parts = list(pool.map(_bank_part, [encoder] * len(chunks), [seed] * len(chunks), chunks))
+    parts = map_ranges(partial(_bank_part, encoder, seed), mixtures, _CHUNK, workers)
     tokens, heard = (np.concatenate(part) for part in zip(*parts))
     return SoundBank(torch.from_numpy(tokens), heard)

@@ -9,7 +9,8 @@ from ovavss.models.ov_avss.graphs import Models
 from ovavss.models.ov_avss.presets import AudioPrompt, Crop, Fusion, Preset, Proposals
 from ovavss.pipeline.pipeline import Options, Pipeline
 from ovavss.runtime.engines import torch_runners
-from ovavss.training.tiny import TinyRecipe, TinyTraining
+from ovavss.training.recipes.tiny import TinyRecipe
+from ovavss.training.recipes.tiny_stages import TinyTraining
 
 
 @dataclass(frozen=True)
