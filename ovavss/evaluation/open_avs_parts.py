@@ -14,7 +14,7 @@ from ovavss.evaluation.sounding_stamps import FrameScore, StampScores, score_cli
 from ovavss.models.open_avs.graphs import CLASS_MAPS, DETECTOR, LISTENER, MASK_IMAGE_ENCODER, PROMPT_DECODER
 from ovavss.models.open_avs.translator import TableTranslator
 from ovavss.pipeline.open_avs import OpenAvsPipeline
-from ovavss.pipeline.open_avs_steps import Prompt, encode_frame, mask
+from ovavss.pipeline.open_avs_steps import Prompt, outline
 from ovavss.runtime.runner import Arrays, Runner
 
 ROWS = ("open_avs", "true sounds", "true nouns", "true boxes")
@@ -107,7 +107,9 @@ def evaluate_parts(
         for row, chain in chains.items():
             label_map = chain.segment(clip.frames, clip.waveform, vocabulary).label_map.numpy(force=True)
             frames[row] += score_clip(clip, label_map, pipeline.names)
-        frames[ROWS[3]] += score_clip(clip, _from_boxes(clip, true, runners), list(stamp_classes()))
+        frames[ROWS[3]] += score_clip(
+            clip, _from_boxes(clip, true, runners, pipeline.options.zoom), list(stamp_classes())
+        )
         for runner in remembering.values():
             runner.forget()
         if progress is not None:
@@ -122,7 +124,7 @@ def _noun(stamp: StampClass, nouns: tuple[str, ...]) -> int:
     return next(nouns.index(name) for name in stamp.accepted_names if name in nouns)
 
 
-def _from_boxes(clip: StampClip, true: list[str | None], runners: Mapping[str, Runner]) -> np.ndarray:
+def _from_boxes(clip: StampClip, true: list[str | None], runners: Mapping[str, Runner], zoom: float) -> np.ndarray:
     """Label map [T, H, W] of the masks for the boxes about what sounds, by the position among all classes."""
     names = list(stamp_classes())
     label_map = np.zeros(clip.frames.shape[:3], np.int32)
@@ -132,7 +134,6 @@ def _from_boxes(clip: StampClip, true: list[str | None], runners: Mapping[str, R
         frame = clip.frames[second]
         y, x = np.nonzero(clip.visible[name][second])
         box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], float)
-        embedding = encode_frame(runners[MASK_IMAGE_ENCODER], frame)
-        outline = mask(runners[PROMPT_DECODER], embedding, Prompt(box), (frame.shape[0], frame.shape[1]))
-        label_map[second][outline] = 1 + names.index(name)
+        found = outline(runners[MASK_IMAGE_ENCODER], runners[PROMPT_DECODER], frame, Prompt(box), zoom)
+        label_map[second][found] = 1 + names.index(name)
     return label_map

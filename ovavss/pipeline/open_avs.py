@@ -23,12 +23,11 @@ from ovavss.pipeline.open_avs_steps import (
     OpenAvsOptions,
     Prompt,
     detect,
-    encode_frame,
     find,
     listen,
     map_classes,
-    mask,
     mixed_with_mean,
+    outline,
     sounding_runs,
     translate,
 )
@@ -155,12 +154,12 @@ class OpenAvsPipeline:
         for second, choice in enumerate(self.choose(frames, waveform, vocabulary)):
             if choice is None:
                 continue
-            embedding = encode_frame(self.runners[MASK_IMAGE_ENCODER], frames[second])
-            outline = mask(self.runners[PROMPT_DECODER], embedding, choice.prompt, (shape[1], shape[2]))
+            encoder, decoder = self.runners[MASK_IMAGE_ENCODER], self.runners[PROMPT_DECODER]
+            found = outline(encoder, decoder, frames[second], choice.prompt, self.options.zoom)
             label = vocabulary.label_of[choice.noun]
-            masks.setdefault(label, np.zeros(shape, bool))[second] = outline
+            masks.setdefault(label, np.zeros(shape, bool))[second] = found
             scores.setdefault(label, []).append(choice.score)
-            label_map[second][torch.from_numpy(outline)] = label + 1
+            label_map[second][torch.from_numpy(found)] = label + 1
             prompts += 1
         order = sorted(masks, key=lambda label: -max(scores[label]))
         ranking = Ranking(

@@ -39,6 +39,7 @@ class OpenAvsOptions:
         min_box: Least score of a box that is used as a prompt.
         box_priority: Least score of such a box, relative to the class maps' peak.
         instances: Further boxes count as further instances of the noun from this share of the best score on.
+        zoom: Side of the square that the masker sees, relative to the boxes' longer side; 0 shows it the whole frame.
         tiles: Squares along the longer side that the detector sees beside the whole picture.
     """
 
@@ -53,6 +54,7 @@ class OpenAvsOptions:
     min_box: float = 0.15
     box_priority: float = 0.3
     instances: float = 1.0
+    zoom: float = 1.4
     tiles: int = 2
 
 
@@ -295,7 +297,7 @@ def _heat_prompt(heat: np.ndarray, boxes: Boxes, size: tuple[int, int]) -> Promp
 
 
 def encode_frame(mask_image_encoder: Runner, frame: np.ndarray) -> Tensor:
-    """The masker's view of a frame, once a frame: uint8 [H, W, 3] RGB -> float32 [1, 256, h, w]."""
+    """The masker's view of a frame, once a frame: uint8 [H, W, 3] RGB -> float32 [1, 256, s, s]."""
     return mask_image_encoder(frames=torch.from_numpy(np.ascontiguousarray(frame))[None])["embedding"]
 
 
@@ -304,7 +306,7 @@ def mask(prompt_decoder: Runner, embedding: Tensor, prompt: Prompt, size: tuple[
 
     Args:
         prompt_decoder: The graph "prompt_decoder".
-        embedding: float32 [1, 256, h, w], of `encode_frame`.
+        embedding: float32 [1, 256, s, s], of `encode_frame`: the frame with zeros right or below.
         prompt: Boxes, or points with their region.
         size: (height, width) of the frame in pixels.
 
@@ -316,7 +318,7 @@ def mask(prompt_decoder: Runner, embedding: Tensor, prompt: Prompt, size: tuple[
     corners = [(box.reshape(2, 2), (BOX_START, BOX_END)) for box in boxes]
     single = [(np.stack((point, [0, 0])), (INSIDE, PADDING)) for point in prompt.points]
     prompts = corners + single
-    points = torch.tensor(np.stack([each[0] for each in prompts]) / [size[1], size[0]], dtype=torch.float32)
+    points = torch.tensor(np.stack([each[0] for each in prompts]) / max(size), dtype=torch.float32)
     labels = torch.tensor([each[1] for each in prompts], dtype=torch.float32)
     decoded = prompt_decoder(
         embedding=embedding.expand(len(prompts), -1, -1, -1).contiguous(), points=points, labels=labels
@@ -324,15 +326,74 @@ def mask(prompt_decoder: Runner, embedding: Tensor, prompt: Prompt, size: tuple[
     logits, quality = decoded["mask_logits"], decoded["iou"]
     if prompt.region is None:
         best = quality.argmax(1)
-        chosen = F.interpolate(logits[torch.arange(len(best)), best][:, None], size, mode="bilinear")
-        return (chosen > 0).any(0)[0].numpy(force=True)
+        united = np.asarray(_to_frame(logits[torch.arange(len(best)), best], size).any(0))
+        return united
     count = len(corners)
     # A box is no more ambiguous than its one mask; a point has three meanings.
-    candidates = torch.cat((logits[:count, 0], logits[count:, 1:].flatten(0, 1)))[:, None]
+    candidates = torch.cat((logits[:count, 0], logits[count:, 1:].flatten(0, 1)))
     estimates = torch.cat((quality[:count, 0], quality[count:, 1:].flatten())).numpy(force=True)
-    masks = (F.interpolate(candidates, size, mode="bilinear")[:, 0] > 0).numpy(force=True)
+    masks = _to_frame(candidates, size)
     region = F.interpolate(torch.from_numpy(prompt.region)[None, None].float(), size)[0, 0].numpy() > 0
     covered = (masks & region).sum((1, 2))
     rim = np.mean([masks[:, 0].mean(1), masks[:, -1].mean(1), masks[:, :, 0].mean(1), masks[:, :, -1].mean(1)], axis=0)
     best_mask: np.ndarray = masks[(estimates * covered * (1 - np.minimum(1, 5 * rim))).argmax()]
     return best_mask
+
+
+def _to_frame(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Logits [n, 4s, 4s] of a square as masks bool [n, H, W] of the frame in its upper left part."""
+    square = F.interpolate(logits[:, None], (max(size), max(size)), mode="bilinear")[:, 0]
+    return (square[:, : size[0], : size[1]] > 0).numpy(force=True)
+
+
+def crop_to_prompt(prompt: Prompt, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
+    """The part of a frame that the masker sees: a square about the prompt's boxes with `zoom` times their longer side,
+    moved and cut to lie inside the frame.
+
+    Args:
+        prompt: Boxes, or points with boxes about their region.
+        size: (height, width) of the frame in pixels.
+        zoom: 0 means the whole frame.
+
+    Returns:
+        x0, y0, x1, y1 in pixels.
+    """
+    height, width = size
+    if not zoom:
+        return 0, 0, width, height
+    boxes = prompt.boxes if len(prompt.boxes) else prompt.outline
+    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    side = float((high - low).max()) * zoom
+    limit = np.array([width, height])
+    start = np.clip((low + high - side) / 2, 0, np.maximum(limit - side, 0))
+    x0, y0 = np.floor(start).astype(int)
+    x1, y1 = np.minimum(np.ceil(start + side), limit).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def outline(
+    mask_image_encoder: Runner, prompt_decoder: Runner, frame: np.ndarray, prompt: Prompt, zoom: float
+) -> np.ndarray:
+    """Encodes the part of a frame about a prompt and outlines the object in it.
+
+    Args:
+        mask_image_encoder: The graph "mask_image_encoder".
+        prompt_decoder: The graph "prompt_decoder".
+        frame: uint8 [H, W, 3] RGB.
+        prompt: In pixels of the frame.
+        zoom: As `crop_to_prompt`; a tight crop allows a smaller and so quicker image encoder.
+
+    Returns:
+        bool [H, W].
+    """
+    size = (frame.shape[0], frame.shape[1])
+    x0, y0, x1, y1 = crop_to_prompt(prompt, size, zoom)
+    region = prompt.region
+    if region is not None:
+        # The region's cells at the frame's size, so that they can be cut as the frame is.
+        region = F.interpolate(torch.from_numpy(region)[None, None].float(), size)[0, 0, y0:y1, x0:x1].numpy() > 0
+    moved = Prompt(prompt.boxes - [x0, y0, x0, y0], prompt.points - [x0, y0], region, prompt.outline - [x0, y0, x0, y0])
+    embedding = encode_frame(mask_image_encoder, frame[y0:y1, x0:x1])
+    result = np.zeros(size, bool)
+    result[y0:y1, x0:x1] = mask(prompt_decoder, embedding, moved, (y1 - y0, x1 - x0))
+    return result

@@ -45,7 +45,7 @@ def test_masker_outlines_a_disk() -> None:
     disk = (y - 48) ** 2 + (x - 70) ** 2 < 24**2
     frame = torch.from_numpy(np.where(disk[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8))
     embedding = MaskImageEncoder(encoder, 512)(frame[None])
-    box = torch.tensor([[[46.0, 24.0], [94.0, 72.0]]]) / torch.tensor([128.0, 96.0])
+    box = torch.tensor([[[46.0, 24.0], [94.0, 72.0]]]) / 128
     masks, iou = decoder(embedding, box, torch.tensor([[2.0, 3.0]]))
-    found = torch.nn.functional.interpolate(masks[:, int(iou.argmax())][None], (96, 128))[0, 0].numpy() > 0
+    found = torch.nn.functional.interpolate(masks[:, int(iou.argmax())][None], (128, 128))[0, 0, :96].numpy() > 0
     assert (found & disk).sum() / (found | disk).sum() > 0.9

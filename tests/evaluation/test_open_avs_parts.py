@@ -12,6 +12,7 @@ from ovavss.evaluation.open_avs_parts import ROWS, PartScores, evaluate_parts
 from ovavss.models.open_avs.graphs import CLASS_MAPS, DETECTOR, LISTENER, OPEN_AVS, graph_specs
 from ovavss.models.open_avs.translator import COCO_NAMES, TableTranslator, read_sounds
 from ovavss.pipeline.open_avs import OpenAvsPipeline
+from ovavss.pipeline.open_avs_steps import OpenAvsOptions
 from ovavss.runtime.runner import Arrays, Runner
 
 SOUNDS = list(read_sounds())
@@ -57,15 +58,15 @@ class MaskImageEncoder(Runner):
     """Sees nothing."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        return {"embedding": torch.zeros(len(inputs["frames"]), 256, 6, 8)}
+        return {"embedding": torch.zeros(len(inputs["frames"]), 256, 32, 32)}
 
 
 class PromptDecoder(Runner):
     """Fills the box."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        logits = torch.full((len(inputs["points"]), 4, HEIGHT, WIDTH), -1.0)
-        for mask, ((x0, y0), (x1, y1)) in zip(logits, inputs["points"] * torch.tensor([WIDTH, HEIGHT])):
+        logits = torch.full((len(inputs["points"]), 4, WIDTH, WIDTH), -1.0)
+        for mask, ((x0, y0), (x1, y1)) in zip(logits, inputs["points"] * WIDTH):
             mask[:, int(y0.round()) : int(y1.round()), int(x0.round()) : int(x1.round())] = 1
         return {"mask_logits": logits, "iou": torch.ones(len(logits), 4)}
 
@@ -88,7 +89,8 @@ def scores(heard: str = "Bark", box: tuple[float, float, float, float] = Detecto
     runners[LISTENER].heard, runners[DETECTOR].box = heard, box  # type: ignore[attr-defined]
     assert isinstance(runners[CLASS_MAPS], ClassMaps)
     result = evaluate_parts(
-        OpenAvsPipeline(runners, TableTranslator(SOUNDS)), [clip(str(index)) for index in range(clips)]
+        OpenAvsPipeline(runners, TableTranslator(SOUNDS), OpenAvsOptions(zoom=0)),
+        [clip(str(index)) for index in range(clips)],
     )
     assert runners[DETECTOR].calls == 2 * clips  # type: ignore[attr-defined]  # the rows share what a graph gave
     return result

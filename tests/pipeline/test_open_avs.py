@@ -29,7 +29,7 @@ from ovavss.runtime.runner import Arrays, Runner
 SOUNDS = list(read_sounds())
 SIZE = (90, 120)
 DOG = (20.0, 30.0, 60.0, 80.0)  # where the dog is: x0, y0, x1, y1
-SPECS = graph_specs(replace(OPEN_AVS, class_map_sizes=((96, 128), (192, 256))))
+SPECS = graph_specs(replace(OPEN_AVS, class_map_sizes=((96, 128), (192, 256)), mask_side=128))
 
 
 class Listener(Runner):
@@ -78,7 +78,7 @@ class MaskImageEncoder(Runner):
     """Remembers nothing of the picture."""
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
-        return {"embedding": torch.zeros(len(inputs["frames"]), 256, 6, 8)}
+        return {"embedding": torch.zeros(len(inputs["frames"]), 256, 8, 8)}
 
 
 class PromptDecoder(Runner):
@@ -86,12 +86,10 @@ class PromptDecoder(Runner):
 
     def run(self, inputs: Mapping[str, Tensor]) -> Arrays:
         points, labels = inputs["points"], inputs["labels"]
-        logits = torch.full((len(points), 4, 24, 32), -1.0)
+        logits = torch.full((len(points), 4, 32, 32), -1.0)
         for k, (pair, label) in enumerate(zip(points, labels)):
             low, high = (pair[0], pair[1]) if label[0] == 2 else (pair[0] - 1 / 6, pair[0] + 1 / 6)
-            x0, y0, x1, y1 = (
-                (torch.cat((low, high)) * torch.tensor([32, 24, 32, 24])).round().int().clamp(min=0).tolist()
-            )
+            x0, y0, x1, y1 = (torch.cat((low, high)) * 32).round().int().clamp(min=0).tolist()
             logits[k, :, y0:y1, x0:x1] = 1
         return {"mask_logits": logits, "iou": torch.tensor([[0.5, 0.9, 0.4, 0.3]]).expand(len(points), 4)}
 
@@ -170,13 +168,13 @@ def test_without_a_box_points_lie_on_the_object(runners: dict[str, Runner]) -> N
     assert not len(prompt.boxes) and prompt.region is not None
     for x, y in prompt.points:
         assert DOG[0] < x < DOG[2] and DOG[1] < y < DOG[3]
-    outline = mask(runners["prompt_decoder"], torch.zeros(1, 256, 6, 8), prompt, SIZE)
+    outline = mask(runners["prompt_decoder"], torch.zeros(1, 256, 8, 8), prompt, SIZE)
     assert outline.shape == SIZE and outline[50, 40] and not outline[:, 100:].any()
 
 
 def test_mask_of_boxes_unites_the_instances(runners: dict[str, Runner]) -> None:
     prompt = Prompt(np.array([DOG, (75, 0, 105, 30)]))
-    outline = mask(runners["prompt_decoder"], torch.zeros(1, 256, 6, 8), prompt, SIZE)
+    outline = mask(runners["prompt_decoder"], torch.zeros(1, 256, 8, 8), prompt, SIZE)
     assert outline[50, 40] and outline[15, 90] and not outline[80, 90]
 
 

@@ -12,6 +12,7 @@ from ovavss.models.open_avs.efficientnet import ClassMaps, EfficientNetLite0
 from ovavss.models.open_avs.prompt_decoder import MASKS, PromptDecoder
 from ovavss.models.open_avs.ssdlite import ANCHORS, COCO_IDS, SSDLite
 from ovavss.models.open_avs.tiny_vit import EMBEDDING, MaskImageEncoder, TinyViT
+from ovavss.models.open_avs.tiny_vit import STRIDE as MASK_STRIDE
 from ovavss.models.open_avs.yamnet import CLASSES as SOUND_CLASSES
 from ovavss.models.open_avs.yamnet import WINDOW, YamNet
 
@@ -22,12 +23,13 @@ MASK_IMAGE_ENCODER, PROMPT_DECODER = "mask_image_encoder", "prompt_decoder"
 @dataclass(frozen=True)
 class OpenAvsPreset:
     """The sizes of one combination of parts. `snippets`: seconds of a window. `class_map_sizes`: (height, width) of the
-    picture for the two class maps. `mask_side`: the longer side of the picture that the masker sees."""
+    picture for the two class maps. `mask_side`: the longer side, in pixels,
+    of the part of the picture that the masker sees."""
 
     name: str
     snippets: int = 5
     class_map_sizes: tuple[tuple[int, int], tuple[int, int]] = ((480, 640), (720, 960))
-    mask_side: int = 1024
+    mask_side: int = 512
 
 
 OPEN_AVS = OpenAvsPreset("open_avs")
@@ -50,6 +52,7 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
     f32 = torch.float32
     frames = TensorSpec("frames", torch.uint8, ("frames", "height", "width", 3))
     coarse, fine = (tuple(-(-side // CLASS_MAP_STRIDE) for side in size) for size in preset.class_map_sizes)
+    cells = preset.mask_side // MASK_STRIDE
     specs = (
         GraphSpec(
             LISTENER,
@@ -75,17 +78,17 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
         GraphSpec(
             MASK_IMAGE_ENCODER,
             (frames,),
-            (TensorSpec("embedding", f32, ("frames", EMBEDDING, "rows", "columns")),),
+            (TensorSpec("embedding", f32, ("frames", EMBEDDING, cells, cells)),),
         ),
         GraphSpec(
             PROMPT_DECODER,
             (
-                TensorSpec("embedding", f32, ("prompts", EMBEDDING, "rows", "columns")),
+                TensorSpec("embedding", f32, ("prompts", EMBEDDING, cells, cells)),
                 TensorSpec("points", f32, ("prompts", "points", 2)),
                 TensorSpec("labels", f32, ("prompts", "points")),
             ),
             (
-                TensorSpec("mask_logits", f32, ("prompts", MASKS, "mask_height", "mask_width")),
+                TensorSpec("mask_logits", f32, ("prompts", MASKS, 4 * cells, 4 * cells)),
                 TensorSpec("iou", f32, ("prompts", MASKS)),
             ),
         ),

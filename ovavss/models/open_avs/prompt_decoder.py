@@ -140,24 +140,20 @@ class _MaskDecoder(nn.Module):
 
 
 class PromptDecoder(nn.Module):
-    """forward: embedding float32 [B, 256, h, w]; points float32 [B, P, 2], x and y as shares of the picture's width and
-    height; labels float32 [B, P] (see above)
-    -> mask_logits float32 [B, 4, 4h, 4w] (the first for unambiguous prompts, then whole, part and sub-part), iou
-    float32 [B, 4], the network's estimate of each mask's quality."""
+    """forward: embedding float32 [B, 256, s, s] of a square; points float32 [B, P, 2], x and y as shares of its side;
+    labels float32 [B, P] (see above) -> mask_logits float32 [B, 4, 4s, 4s] of the square (the first for
+    unambiguous prompts, then whole, part and sub-part), iou float32 [B, 4], the network's estimate of each mask's
+    quality."""
 
     def __init__(self) -> None:
         super().__init__()
         self.prompt_encoder, self.mask_decoder = _PromptEncoder(), _MaskDecoder()
 
     def forward(self, embedding: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = embedding.shape[-2:]
-        longer: int = torch.sym_max(height, width)  # type: ignore[assignment]
-        y, x = (torch.arange(side, device=embedding.device).add(0.5).div(longer) for side in (height, width))
-        grid = torch.stack((x[None].expand(height, -1), y[:, None].expand(-1, width)), dim=-1)
+        side = embedding.shape[-1]
+        cells = (torch.arange(side, device=embedding.device) + 0.5) / side
+        grid = torch.stack((cells[None].expand(side, -1), cells[:, None].expand(-1, side)), dim=-1)
         positions = self.prompt_encoder.encode_positions(grid).flatten(0, 1)[None]
         image = embedding + self.prompt_encoder.no_mask_embed.weight[..., None, None]
-        # SAM measures both axes by the longer side.
-        scale = torch.stack([torch.full((), side, dtype=points.dtype) for side in (width, height)]).to(points) / longer
-        prompts = self.prompt_encoder(points * scale, labels)
-        masks: tuple[Tensor, Tensor] = self.mask_decoder(image, positions, prompts)
+        masks: tuple[Tensor, Tensor] = self.mask_decoder(image, positions, self.prompt_encoder(points, labels))
         return masks

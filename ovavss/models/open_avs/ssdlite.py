@@ -28,7 +28,7 @@ class _Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.predict(self.depthwise(x))
-        return y.permute(0, 2, 3, 1).reshape(len(x), -1, self.values)
+        return y.permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.values)
 
 
 class SSDLite(nn.Module):

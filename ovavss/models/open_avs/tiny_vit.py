@@ -1,15 +1,14 @@
 """MobileSAM's image encoder: TinyViT with 5 million parameters and SAM's neck.
 
 Wu et al., "TinyViT", 2022; Zhang et al., "Faster Segment Anything", 2023. Names of parameters are those of the
-published checkpoint. The network takes any size that is a multiple of 16; the whole receptive structure is windows and
-convolutions, so a picture need not be padded to a square.
+published checkpoint. The network takes any size that is a multiple of 16, as it consists of windows and convolutions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovavss.models.ov_avss.frame_preparation import resize_and_pad
+from ovavss.models.ov_avss.frame_preparation import resize_and_pad, resized_size
 
 EMBEDDING, STRIDE = 256, 16
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -180,27 +179,26 @@ class TinyViT(nn.Module):
 
 
 class MaskImageEncoder(nn.Module):
-    """The image encoder with its preparation: the picture's longer side is scaled to `longer` pixels (SAM was trained
-    with 1024), both sides to multiples of 16.
+    """The image encoder with its preparation: the picture's longer side is scaled to `side` pixels (SAM was trained
+    with 1024), and zeros right or below make it a square.
 
-    forward: frames uint8 [B, H, W, 3] RGB -> embedding float32 [B, 256, h, w] with max(h, w) = longer / 16.
+    forward: frames uint8 [B, H, W, 3] RGB -> embedding float32 [B, 256, side / 16, side / 16].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: TinyViT, longer: int = 1024) -> None:
+    def __init__(self, encoder: TinyViT, side: int = 1024) -> None:
         super().__init__()
-        self.encoder, self.longer = encoder, longer
+        self.encoder, self.side = encoder, side
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        height, width = frames.shape[1:3]
-        cells, longer = self.longer // STRIDE, torch.sym_max(height, width)
-        # Rounded half up, at least one cell.
-        sides = (torch.sym_max((2 * cells * side + longer) // (2 * longer), 1) * STRIDE for side in (height, width))
-        size: tuple[int, int] = tuple(sides)  # type: ignore[assignment]
-        x = resize_and_pad(frames.float().permute(0, 3, 1, 2), size, size)
-        y: Tensor = self.encoder((x - self.mean) / self.std)
+        height, width = resized_size(frames.shape[1], frames.shape[2], self.side, self.side)
+        square = (self.side, self.side)
+        x = resize_and_pad(frames.float().permute(0, 3, 1, 2), (height, width), square)
+        position = torch.arange(self.side, device=frames.device)
+        inside = (position < height)[:, None] & (position < width)
+        y: Tensor = self.encoder(torch.where(inside, (x - self.mean) / self.std, 0.0))
         return y

@@ -73,13 +73,13 @@ def test_class_map_is_a_distribution_in_every_cell() -> None:
 
 
 @torch.no_grad()
-def test_mask_encoder_and_decoder_take_pictures_that_are_not_square() -> None:
+def test_mask_encoder_pads_to_a_square_and_the_decoder_takes_prompts_together() -> None:
     encoder, decoder = MaskImageEncoder(TinyViT(), 128).eval(), PromptDecoder().eval()
     embedding = encoder(pictures(60, 80, 2))
-    assert embedding.shape == (2, EMBEDDING, 6, 8)
+    assert embedding.shape == (2, EMBEDDING, 8, 8)
     points, labels = torch.rand(2, 2, 2), torch.tensor([[BOX_START, BOX_END], [INSIDE, PADDING]])
     masks, iou = decoder(embedding, points, labels.float())
-    assert masks.shape == (2, 4, 24, 32) and iou.shape == (2, 4)
+    assert masks.shape == (2, 4, 32, 32) and iou.shape == (2, 4)
     alone, _ = decoder(embedding[1:], points[1:], labels[1:].float())
     torch.testing.assert_close(masks[1:], alone, atol=1e-5, rtol=1e-4)
 
