@@ -18,8 +18,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import wavfile
 
+from ovavss.datasets.nearest_neighbor import nearest_pil_index
 from ovavss.errors import UserError
-from ovavss.evaluation.metric import nearest_pil_index
 
 SAMPLE_RATE = 16000
 # fmt: off

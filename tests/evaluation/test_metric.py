@@ -9,11 +9,10 @@ import torch
 from golden_set import load
 from PIL import Image
 
+from ovavss.datasets.nearest_neighbor import nearest_pil_index, nearest_torch_index
 from ovavss.evaluation.avsbench_measures import THRESHOLDS, AvsbenchMeasures, f_curve, frame_iou
 from ovavss.evaluation.metric import (
     ConfusionMatrix,
-    nearest_pil_index,
-    nearest_torch_index,
     resize_ground_truth,
     resize_prediction,
     restrict_to_clip_labels,
