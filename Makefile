@@ -53,8 +53,8 @@ docs: .venv/.complete
 	$(RUN)mkdocs build --strict --site-dir build/site
 
 # The libraries that `make plugins` built go into the wheel.
-wheel: .venv/.complete
-	$(UV) build --wheel --out-dir dist
+wheel: plugins
+	OVAVSS_WHEEL_LIBRARIES=build/plugins $(RUN)python -m hatchling build -t wheel -d dist
 	$(RUN)twine check dist/*.whl
 	$(RUN)check-wheel-contents dist/*.whl
 
