@@ -97,5 +97,5 @@ def test_wheel_works_from_an_empty_folder(installed: Path, tmp_path: Path) -> No
         names = run([str(installed / "python"), "-c", PYTHON_API], tmp_path)
         assert "magenta star" in names
         assert (tmp_path / "saved" / "result.json").is_file()
-    run([str(installed / "ovavss"), "repo", "--engines", "E", "--out", "repo", "--target", "cpu"], tmp_path)
+    run([str(installed / "ovavss"), "repo", "--engines", "E", "--out", "repo", "--target", "onnxruntime"], tmp_path)
     assert (tmp_path / "repo" / "ov_avss" / "config.pbtxt").is_file()
