@@ -301,11 +301,10 @@ def encode_frame(mask_image_encoder: Runner, frame: np.ndarray) -> Tensor:
     return mask_image_encoder(frames=torch.from_numpy(np.ascontiguousarray(frame))[None])["embedding"]
 
 
-def _share_inside(masks: Tensor, boxes: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """The share of each mask bool [n, k, h, w] that lies in its box [n, 4] (pixels of `size`): float32 [n, k]."""
-    height, width = masks.shape[-2:]
-    y, x = (torch.arange(count) + 0.5 for count in (height, width))
-    x0, y0, x1, y1 = torch.from_numpy(np.asarray(boxes / np.tile([size[1] / width, size[0] / height], 2))).T[:, :, None]
+def _share_inside(masks: Tensor, boxes: np.ndarray, side: int) -> Tensor:
+    """The share of each mask bool [n, k, s, s], of a square of `side` pixels, that lies in its box [n, 4] (pixels)."""
+    x = y = (torch.arange(masks.shape[-1]) + 0.5) * side / masks.shape[-1]
+    x0, y0, x1, y1 = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).T[:, :, None]
     box = ((y > y0) & (y < y1))[:, None, :, None] & ((x > x0) & (x < x1))[:, None, None]
     return (masks & box).sum((2, 3)) / masks.sum((2, 3)).clamp(min=1)
 
@@ -335,7 +334,7 @@ def mask(prompt_decoder: Runner, embedding: Tensor, prompt: Prompt, size: tuple[
     )
     logits, quality = decoded["mask_logits"], decoded["iou"]
     if prompt.region is None:
-        best = (quality * _share_inside(logits > 0, boxes, size)).argmax(1)
+        best = (quality * _share_inside(logits > 0, boxes, max(size))).argmax(1)
         united = np.asarray(_to_frame(logits[torch.arange(len(best)), best], size).any(0))
         return united
     count = len(corners)

@@ -17,6 +17,7 @@ from ovavss.pipeline.open_avs_steps import (
     OpenAvsOptions,
     Prompt,
     Sounds,
+    _share_inside,
     detect,
     find,
     listen,
@@ -197,3 +198,11 @@ def test_pipeline_answers_only_the_users_names(runners: dict[str, Runner]) -> No
     assert not len(pipeline.segment(frames, waveform, pipeline.embed_names(["car"])).ranking.label)
     with pytest.raises(UserError, match="none of the classes nothing is known"):
         pipeline.embed_names(["nothing"])
+
+
+def test_share_of_masks_in_their_box() -> None:
+    """A frame of 90 x 120 lies in a square of 120: its right half, its lower half, and what is outside a box."""
+    masks = torch.zeros(1, 3, 12, 12, dtype=torch.bool)
+    masks[0, 0, :9, 6:], masks[0, 1, 4:9] = True, True
+    share = _share_inside(masks, np.array([[60.0, 0.0, 120.0, 90.0]]), 120)
+    np.testing.assert_allclose(share[0], [1.0, 0.5, 0.0])
