@@ -25,7 +25,10 @@ from ovavss.msda.onnx_node import FallbackBody, add_bodies
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.
-MOST = {"clips": 64, "crops": 500, "sentences": 4096, "height": 8192, "width": 8192}
+MOST = {
+    "clips": 64, "crops": 500, "sentences": 4096, "height": 8192, "width": 8192,
+    "windows": 1024, "frames": 64, "prompts": 256, "points": 64,
+}  # fmt: skip
 
 
 class Localizer(nn.Module):
