@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ovavss.checkpoints import tflite
 from ovavss.checkpoints.fetched import fetch, packages
+from ovavss.checkpoints.loaded import LoadedModels
 from ovavss.models.open_avs.efficientnet import EfficientNetLite0
-from ovavss.models.open_avs.graphs import OPEN_AVS, OpenAvsModels, OpenAvsPreset
+from ovavss.models.open_avs.graphs import OpenAvsModels
+from ovavss.models.open_avs.presets import OPEN_AVS, OpenAvsPreset
 from ovavss.models.open_avs.prompt_decoder import PromptDecoder
 from ovavss.models.open_avs.ssdlite import SSDLite
 from ovavss.models.open_avs.tiny_vit import TinyViT
@@ -23,21 +25,16 @@ _Module = TypeVar("_Module", bound=nn.Module)
 PARTS = ("yamnet", "ssdlite", "efficientnet_lite0", "mobile_sam")
 
 
-def fetch_all(offline: bool = False) -> None:
-    """Fetch all weights that are not in the cache yet. Raises UserError as `fetch`."""
-    for part in PARTS:
-        fetch(part, offline)
-
-
-def load_open_avs(preset: OpenAvsPreset = OPEN_AVS, offline: bool = False) -> tuple[OpenAvsModels, list[str]]:
-    """All networks of a preset with their weights, and the names of the listener's classes.
+def load_open_avs(preset: OpenAvsPreset = OPEN_AVS, offline: bool = False) -> LoadedModels[OpenAvsModels]:
+    """All networks of a preset with their weights.
 
     Raises:
         UserError: Weights are not in the cache and cannot be fetched.
     """
-    listener, sounds = load_yamnet(offline)
+    listener, _ = load_yamnet(offline)
     encoder, decoder = load_mobile_sam(offline)
-    return OpenAvsModels(preset, listener, load_ssdlite(offline), load_efficientnet(offline), encoder, decoder), sounds
+    models = OpenAvsModels(preset, listener, load_ssdlite(offline), load_efficientnet(offline), encoder, decoder)
+    return LoadedModels(models, tuple(_file(part, offline) for part in PARTS), ())
 
 
 def _file(part: str, offline: bool) -> Path:

@@ -12,6 +12,7 @@ from open_clip.factory import load_state_dict
 from torch import Tensor, nn
 
 from ovavss.checkpoints.formats import Checkpoint, Kind, read_checkpoint
+from ovavss.checkpoints.loaded import LoadedModels
 from ovavss.checkpoints.loader import load_into
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.errors import UserError
@@ -35,15 +36,6 @@ class WeightsSource:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class LoadedModels:
-    """The models, the files that were read, and one sentence for each thing that the user should know."""
-
-    models: Models
-    files: tuple[Path, ...]
-    warnings: tuple[str, ...]
-
-
 def build_models(preset: Preset, seed: int = 0) -> Models:
     """The whole model with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
@@ -51,7 +43,7 @@ def build_models(preset: Preset, seed: int = 0) -> Models:
         return Models(preset, AudioEncoder(preset.audio, preset.snippets), USSLM(preset), build_clip(preset.clip))
 
 
-def load_models(preset: Preset, source: WeightsSource) -> LoadedModels:
+def load_models(preset: Preset, source: WeightsSource) -> LoadedModels[Models]:
     """The model with the weights that `source` names.
 
     With no file at all: what ships with the package, else seeded random weights, which a warning says. Raises UserError

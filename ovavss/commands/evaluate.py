@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import (
+    AnyPresetName,
     ClipWeightsOption,
     ConfidenceThresholdOption,
     FramesPerQueryOption,
@@ -20,9 +21,10 @@ from ovavss.commands.options import (
     WeightsOption,
     command,
 )
-from ovavss.commands.segment import OPEN_AVS, AnyPresetName, RunnerName, open_runners
+from ovavss.commands.segment import RunnerName, open_runners
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.presets import Crop, Proposals
+from ovavss.models.ov_avss.presets import Crop, Preset, Proposals
+from ovavss.models.systems import OPEN_AVS
 from ovavss.runtime.engines import Precision
 
 if TYPE_CHECKING:
@@ -209,11 +211,16 @@ class _ModelChoice:
             names = names or open_avs.names
             pipeline: AnyPipeline = open_avs
         else:
-            opened = open_runners(
+            preset, runners = open_runners(
                 PresetName(self.preset), self.engines, self.runner, self.weights, self.clip_weights, self.partial,
                 precision=self.precision,
             )  # fmt: skip
-            pipeline = Pipeline(*opened, self.options)
+            if isinstance(preset, Preset):
+                pipeline = Pipeline(preset, runners, self.options)
+            else:
+                from ovavss.pipeline.open_avs import open_pipeline
+
+                pipeline = open_pipeline(runners=runners)
             names = names or list(stamp_classes())
         vocabulary = pipeline.embed_names(names)
 

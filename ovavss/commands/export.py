@@ -4,15 +4,15 @@ import os
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.commands.options import (
+    AnyPresetName,
     ClipWeightsOption,
     PartialOption,
-    PresetName,
     SeedOption,
     WeightsOption,
     command,
@@ -20,8 +20,12 @@ from ovavss.commands.options import (
 )
 from ovavss.errors import UserError
 from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
-from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.systems import find_preset, graph_names
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
+
+if TYPE_CHECKING:
+    from ovavss.checkpoints.loaded import LoadedModels
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -72,7 +76,7 @@ def is_up_to_date(out: Path, request: BuildSpec, key: str) -> bool:
         if manifest.request != key:
             return False
         written = (out / MANIFEST).stat().st_ctime_ns
-        for graph in GRAPHS:
+        for graph in graph_names(manifest.preset):
             for form, precision in request.targets(graph):
                 artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, precision))
                 file = (out / artifact.file).stat() if artifact else None
@@ -86,7 +90,7 @@ def is_up_to_date(out: Path, request: BuildSpec, key: str) -> bool:
 
 @command
 def export(
-    preset: Annotated[PresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
+    preset: Annotated[AnyPresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     formats: Annotated[str, typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx.")] = "onnx",
     precision: Annotated[
@@ -123,12 +127,12 @@ def export(
         typer.Option("--layers", help="Write each ONNX layer's difference from PyTorch: GRAPH.layers.json."),
     ] = False,
 ) -> None:
-    """Build the four graphs in every format asked for, check each against PyTorch, and print one table.
+    """Build the graphs in every format asked for, check each against PyTorch, and print one table.
 
     What is there already and unchanged is kept.
     """
     start = time.perf_counter()
-    chosen = PRESETS[preset.value]  # type: ignore[attr-defined]
+    chosen = find_preset(preset.value)  # type: ignore[attr-defined]
     plan = PlanOptions(
         tuple(part.strip() for part in compute_capability.split(",")), plugin, timing_cache, version_compatible,
         hardware_compatible,
@@ -144,7 +148,13 @@ def export(
         tuple(calibration or ()),
         layers,
     )
-    if request.quantized():
+    open_avs = not isinstance(chosen, Preset)
+    if open_avs and (request.quantized() or request.size or weights or clip or Format.TORCHSCRIPT in request.formats):
+        raise UserError(
+            "preset 'open_avs' brings its own weights and sizes, in formats onnx, tensorrt and tensorrt_rtx and in "
+            "fp32, fp16 and bf16; leave --weights, --clip-weights and --size out"
+        )
+    if isinstance(chosen, Preset) and request.quantized():
         from ovavss.export.calibration import check_calibration
 
         check_calibration(chosen, request.calibration)
@@ -157,10 +167,16 @@ def export(
         print(f"{out} is up to date: nothing to build ({time.perf_counter() - start:.1f} s)")
         return
     check_folder(out)
-    from ovavss.checkpoints.weights import WeightsSource, load_models
+    loaded: LoadedModels[Any]
+    if isinstance(chosen, Preset):
+        from ovavss.checkpoints.weights import WeightsSource, load_models
 
-    loaded = load_models(chosen, WeightsSource(weights or [], clip, partial, seed))
-    warn(loaded.warnings)
+        loaded = load_models(chosen, WeightsSource(weights or [], clip, partial, seed))
+        warn(loaded.warnings)
+    else:
+        from ovavss.checkpoints.open_avs import load_open_avs
+
+        loaded = load_open_avs(chosen)
     from ovavss.export.build import Builder
 
     builder = Builder(loaded, out, request, seed)

@@ -13,7 +13,10 @@ import typer
 
 from ovavss.errors import DataWarning, UserError
 from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.models.systems import ALL_PRESETS
 
+# The presets of both systems.
+AnyPresetName = Enum("AnyPresetName", {name: name for name in ALL_PRESETS}, type=str)  # type: ignore[misc]
 PresetName = Enum("PresetName", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
 
 WeightsOption = Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ovavss.commands.options import (
+    AnyPresetName,
     ClipWeightsOption,
     ConfidenceThresholdOption,
     FramesPerQueryOption,
@@ -22,6 +23,7 @@ from ovavss.commands.options import (
 )
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import PRESETS, Crop, Preset, Proposals
+from ovavss.models.systems import OPEN_AVS, AnyPreset
 from ovavss.runtime.engines import Format, Precision
 
 if TYPE_CHECKING:
@@ -46,11 +48,6 @@ _FORMATS = {
     RunnerName.TENSORRT: Format.TENSORRT,
     RunnerName.TENSORRT_RTX: Format.TENSORRT_RTX,
 }
-
-
-# The name of a preset of OV-AVSS, or OpenAVS, which runs where nothing else is asked for.
-OPEN_AVS = "open_avs"
-AnyPresetName = StrEnum("AnyPresetName", {name: name for name in (OPEN_AVS, *PRESETS)})  # type: ignore[misc]
 
 
 class SquareAnchorName(StrEnum):
@@ -176,23 +173,29 @@ def segment(
                 raise UserError("preset 'open_avs' brings its own weights: leave --engines, --weights and --clip out")
             from ovavss.pipeline.open_avs import open_pipeline
 
-            open_avs_pipeline = open_pipeline(offline=offline)
-            pipeline: AnyPipeline = open_avs_pipeline
-            names = list(open_avs_pipeline.names) if classes is None else parse_classes(classes, PRESETS["tiny"])
+            pipeline: AnyPipeline = open_pipeline(offline=offline)
         elif url is None:
             from ovavss.pipeline.pipeline import Pipeline
 
-            pipeline = Pipeline(
-                *open_runners(ov_avss, engines, runner, weights or [], clip, partial, seed, precision), options
-            )
+            found, runners = open_runners(ov_avss, engines, runner, weights or [], clip, partial, seed, precision)
+            if isinstance(found, Preset):
+                pipeline = Pipeline(found, runners, options)
+            else:
+                from ovavss.pipeline.open_avs import open_pipeline
+
+                pipeline = open_pipeline(runners=runners)
         else:
             if engines is not None or weights or clip:
                 raise UserError("--url brings its own model: leave --engines, --weights and --clip out")
             from ovavss.serving.client import RemotePipeline
 
             pipeline = stack.enter_context(RemotePipeline(url, options, deadline))
-        if not open_avs:
-            names = parse_classes(classes, PRESETS[pipeline.preset.name])
+        if pipeline.preset.name == OPEN_AVS and classes is None:
+            from ovavss.pipeline.open_avs import all_names
+
+            names = list(all_names())
+        else:
+            names = parse_classes(classes, PRESETS.get(pipeline.preset.name, PRESETS["tiny"]))
         settings = {
             "preset": pipeline.preset.name,
             "runner": "torch" if open_avs else runner.value if url is None else "triton",
@@ -221,7 +224,7 @@ def open_runners(
     partial: bool,
     seed: int = 0,
     precision: Precision = Precision.FP32,
-) -> "tuple[Preset, dict[str, Runner]]":
+) -> "tuple[AnyPreset, dict[str, Runner]]":
     """The runners of an engines folder, or of a model in PyTorch; warns of random weights."""
     if runner is RunnerName.TORCH:
         if engines is not None:
@@ -240,8 +243,8 @@ def open_runners(
         )
     if weights or clip:
         raise UserError("--weights and --clip belong to --runner torch; the engines hold their own weights")
-    from ovavss.runtime.engines import open_engines, read_manifest
+    from ovavss.runtime.engines import open_any_engines, read_manifest
 
     if read_manifest(engines).seed is not None:
         warn(("THESE ENGINES HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one",))
-    return open_engines(engines, _FORMATS[runner], precision, runner is RunnerName.OPENVINO)
+    return open_any_engines(engines, _FORMATS[runner], precision, runner is RunnerName.OPENVINO)

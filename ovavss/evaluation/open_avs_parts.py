@@ -11,7 +11,7 @@ from ovavss.datasets.sounding_stamps.media import StampClass, stamp_classes
 from ovavss.datasets.sounding_stamps.scenes import StampClip
 from ovavss.errors import UserError
 from ovavss.evaluation.sounding_stamps import FrameScore, StampScores, score_clip
-from ovavss.models.open_avs.graphs import CLASS_MAPS, DETECTOR, LISTENER, MASK_IMAGE_ENCODER, PROMPT_DECODER
+from ovavss.models.open_avs.presets import CLASS_MAPS, DETECTOR, LISTENER, MASK_IMAGE_ENCODER, PROMPT_DECODER
 from ovavss.models.open_avs.translator import TableTranslator
 from ovavss.pipeline.open_avs import OpenAvsPipeline
 from ovavss.pipeline.open_avs_steps import Prompt, outline

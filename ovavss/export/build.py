@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
-from ovavss.checkpoints.weights import LoadedModels
+from ovavss.checkpoints.loaded import LoadedModels
 from ovavss.errors import UserError
 from ovavss.export.build_spec import PLANS, BuildSpec, fingerprint, package_versions, sources_fingerprint
 from ovavss.export.calibration import calibrating, calibration_crops, held_out
@@ -28,8 +29,8 @@ from ovavss.export.torchscript import export_torchscript
 from ovavss.export.verify import COSINE_MEAN, RELATIVE, VerificationError, compare, example_inputs
 from ovavss.files import remove_leftovers, write_json
 from ovavss.models.graphs import GraphSpec
-from ovavss.models.ov_avss.graphs import graph_modules, graph_specs
-from ovavss.models.ov_avss.presets import AUDIO_ENCODER, GRAPHS, USSLM_GRAPH, Preset
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, USSLM_GRAPH, Preset
+from ovavss.models.systems import AnyPreset, graph_modules, graph_specs
 from ovavss.runtime.engines import (
     QUANTIZED,
     Artifact,
@@ -74,9 +75,9 @@ class _Reference(TorchRunner):
 class Builder:
     """One run over an output folder."""
 
-    def __init__(self, loaded: LoadedModels, out: Path, request: BuildSpec, seed: int) -> None:
+    def __init__(self, loaded: "LoadedModels[Any]", out: Path, request: BuildSpec, seed: int) -> None:
         self.loaded, self.out, self.request, self.sources = loaded, out, request, sources_fingerprint()
-        self.preset: Preset = loaded.models.preset
+        self.preset: AnyPreset = loaded.models.preset
         self.console = Console()
         self.refused: dict[tuple[Format, Precision], str] = {}
         self.models: dict[Precision, onnx.ModelProto] = {}
@@ -108,14 +109,15 @@ class Builder:
         remove_leftovers(self.out)
         specs = graph_specs(self.preset, self.request.size)
         modules = graph_modules(self.loaded.models, self.request.size)
-        self.localizers = {name: TorchRunner(specs[name], modules[name]) for name in (AUDIO_ENCODER, USSLM_GRAPH)}
+        found = [name for name in (AUDIO_ENCODER, USSLM_GRAPH) if name in specs]
+        self.localizers = {name: TorchRunner(specs[name], modules[name]) for name in found}
         table = Table(title=f"{self.preset.name} in {self.out}")
         for column in ("artifact", "size", "difference from PyTorch", "seconds"):
             table.add_column(column, justify="right" if column in ("size", "seconds") else "left")
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
             task = progress.add_task("")
-            for name in GRAPHS:
+            for name in specs:
                 self._graph(specs[name], modules[name], table, lambda text: progress.update(task, description=text))
         if not self.refused:
             self.manifest = replace(self.manifest, request=request_key)
@@ -207,6 +209,7 @@ class Builder:
 
     def _crops(self, tell: Callable[[str], None]) -> np.ndarray:
         """What CLIP sees of the calibration's videos: found once, when first needed."""
+        assert isinstance(self.preset, Preset)  # the command refuses INT8 and FP8 of OpenAVS
         if self.crops is None:
             tell("looking for crops to calibrate on")
             self.crops = calibration_crops(self.preset, self.request.calibration, self.localizers)

@@ -102,7 +102,11 @@ def package_versions() -> dict[str, str]:
 def sources_fingerprint() -> str:
     """Of the code that the artifacts follow from."""
     package = Path(__file__).parents[1]
-    files = sorted(path for room in ("export", "models/ov_avss", "msda") for path in (package / room).glob("*.py*"))
+    files = sorted(
+        path
+        for room in ("export", "models/ov_avss", "models/open_avs", "msda")
+        for path in (package / room).glob("*.py*")
+    )
     return fingerprint([(path.name, sha256(path)) for path in files])
 
 

@@ -13,7 +13,7 @@ from ovavss.runtime import tensorrt_library
 # Smallest, usual and largest size of each dynamic dimension. Frames: anything up to 4K.
 _RANGES = {
     "clips": (1, 1, 8), "crops": (1, 64, 500), "sentences": (1, 14, 1400), "height": (16, 720, 2176),
-    "width": (16, 1280, 4096),
+    "width": (16, 1280, 4096), "windows": (1, 15, 96), "frames": (1, 1, 8), "prompts": (1, 1, 16), "points": (1, 2, 8),
 }  # fmt: skip
 
 

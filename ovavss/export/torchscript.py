@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ovavss.errors import UserError
 from ovavss.export.onnx_export import Localizer
 from ovavss.files import written_whole
 from ovavss.models.graphs import GraphSpec
@@ -26,7 +27,14 @@ class _Prepared(nn.Module):
 
 
 def export_torchscript(spec: GraphSpec, module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
-    """Write the graph's TorchScript file, whole or not at all; `inputs` are examples."""
+    """Write the graph's TorchScript file, whole or not at all; `inputs` are examples.
+
+    Raises:
+        UserError: The graph resizes frames inside and is not the localizer: a trace would fix their size.
+    """
+    frames = any(each.name == "frames" and "height" in each.shape for each in spec.inputs)
+    if frames and not isinstance(module, UsslmGraph):
+        raise UserError(f"the graph '{spec.name}' has no TorchScript form; leave torchscript out of --formats")
     with torch.no_grad(), warnings.catch_warnings():
         # It is deprecated, but served in production; and sizes that a trace takes for fixed are those of the preset.
         warnings.simplefilter("ignore")

@@ -7,10 +7,12 @@ from polygraphy.logger import G_LOGGER
 from torch import Tensor
 
 from ovavss.errors import UserError
+from ovavss.export.open_avs import open_avs_inputs
 from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.clip import tokenizer
 from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, Preset
 from ovavss.models.ov_avss.prompts import prompts
+from ovavss.models.systems import AnyPreset
 from ovavss.runtime.engines import QUANTIZED, Precision
 from ovavss.runtime.runner import Runner
 
@@ -31,8 +33,10 @@ class VerificationError(UserError):
     """An artifact that does not compute what PyTorch computes."""
 
 
-def example_inputs(name: str, preset: Preset, frame_size: tuple[int, int], batch: int = 2) -> dict[str, Tensor]:
+def example_inputs(name: str, preset: AnyPreset, frame_size: tuple[int, int], batch: int = 2) -> dict[str, Tensor]:
     """Inputs that look real, the same on every machine: smooth moving pictures, chirps, sentences."""
+    if not isinstance(preset, Preset):
+        return open_avs_inputs(name, preset, frame_size, batch)
     generator = torch.Generator().manual_seed(0)
     if name == AUDIO_ENCODER:
         time = torch.arange(preset.snippets * 16_000) / 16_000

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ovavss.errors import UserError
-from ovavss.models.open_avs.graphs import (
+from ovavss.models.open_avs.presets import (
     CLASS_MAPS,
     DETECTOR,
     LISTENER,
@@ -16,7 +16,7 @@ from ovavss.models.open_avs.graphs import (
     PROMPT_DECODER,
     OpenAvsPreset,
 )
-from ovavss.models.open_avs.translator import TableTranslator
+from ovavss.models.open_avs.translator import TableTranslator, read_sounds
 from ovavss.models.ov_avss.open_vocabulary import Ranking
 from ovavss.pipeline.open_avs_steps import (
     Finding,
@@ -75,7 +75,7 @@ class OpenAvsPipeline:
     @property
     def names(self) -> tuple[str, ...]:
         """All names that can be answered."""
-        return tuple(noun.name for noun in self.translator.nouns)
+        return self.translator.names
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Vocabulary:
         """Binds the user's names to nouns.
@@ -176,17 +176,30 @@ class OpenAvsPipeline:
             yield self.segment(frames, waveform, vocabulary)
 
 
-def open_pipeline(options: OpenAvsOptions | None = None, offline: bool = False) -> OpenAvsPipeline:
-    """The preset `open_avs` in PyTorch, with weights that are fetched if they are not in the cache.
+def all_names() -> tuple[str, ...]:
+    """All names that the preset `open_avs` can answer."""
+    return TableTranslator(list(read_sounds())).names
+
+
+def open_pipeline(
+    options: OpenAvsOptions | None = None, offline: bool = False, runners: Mapping[str, Runner] | None = None
+) -> OpenAvsPipeline:
+    """The preset `open_avs`.
+
+    Args:
+        options: Thresholds and switches.
+        offline: Ask no registry for weights that are not in the cache.
+        runners: Those of an engines folder. Default: PyTorch, with weights that are fetched if they are not in the
+            cache.
 
     Raises:
         UserError: Weights are not in the cache and cannot be fetched.
     """
-    from ovavss.checkpoints.open_avs import load_open_avs
-    from ovavss.models.open_avs.graphs import graph_modules, graph_specs
-    from ovavss.runtime.torch_runner import TorchRunner
+    if runners is None:
+        from ovavss.checkpoints.open_avs import load_open_avs
+        from ovavss.models.open_avs.graphs import graph_modules, graph_specs
+        from ovavss.runtime.torch_runner import TorchRunner
 
-    models, sounds = load_open_avs(OPEN_AVS, offline)
-    specs, modules = graph_specs(OPEN_AVS), graph_modules(models)
-    runners = {name: TorchRunner(specs[name], module) for name, module in modules.items()}
-    return OpenAvsPipeline(runners, TableTranslator(sounds), options)
+        specs, modules = graph_specs(OPEN_AVS), graph_modules(load_open_avs(OPEN_AVS, offline).models)
+        runners = {name: TorchRunner(specs[name], module) for name, module in modules.items()}
+    return OpenAvsPipeline(runners, TableTranslator(list(read_sounds())), options)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
 from ovavss.files import write_json
-from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, GRAPHS, PRESETS, Preset
+from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, GRAPHS, Preset
+from ovavss.models.systems import ALL_PRESETS, AnyPreset, find_preset
 
 if TYPE_CHECKING:
     from ovavss.models.graphs import GraphSpec
@@ -120,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder} is not an engines folder, it has no {MANIFEST}; {how}")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION) or content["preset"] not in PRESETS:
+        if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION) or content["preset"] not in ALL_PRESETS:
             raise ValueError
         graphs = {
             name: {key: Artifact(**artifact) for key, artifact in artifacts.items()}
@@ -147,21 +148,35 @@ def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format,
 def open_engines(
     folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
 ) -> "tuple[Preset, dict[str, Runner]]":
+    """The runners of an engines folder of OV-AVSS; see `open_any_engines`.
+
+    Raises UserError also where the folder holds another system's graphs.
+    """
+    preset, runners = open_any_engines(folder, form, precision, openvino)
+    if not isinstance(preset, Preset):
+        raise UserError(f"{folder} holds preset '{preset.name}', which only `ovavss segment` runs; give another folder")
+    return preset, runners
+
+
+def open_any_engines(
+    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
+) -> "tuple[AnyPreset, dict[str, Runner]]":
     """The runners of an engines folder, in one format and precision; `openvino` runs ONNX files in place of ONNX
     Runtime.
 
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
     """
-    from ovavss.models.ov_avss.graphs import graph_specs
+    from ovavss.models.systems import graph_specs
 
     manifest = read_manifest(folder)
-    specs = graph_specs(PRESETS[manifest.preset], manifest.size)
+    preset = find_preset(manifest.preset)
+    specs = graph_specs(preset, manifest.size)
     runners = {
         name: open_artifact(specs[name], checked_artifact(folder, manifest, name, form, precision), form, openvino)
-        for name in GRAPHS
+        for name in specs
     }
-    return PRESETS[manifest.preset], runners
+    return preset, runners
 
 
 def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = False) -> "Runner":

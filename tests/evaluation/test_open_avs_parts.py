@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ovavss.datasets.sounding_stamps.scenes import StampClip
 from ovavss.evaluation.open_avs_parts import ROWS, PartScores, evaluate_parts
-from ovavss.models.open_avs.graphs import CLASS_MAPS, DETECTOR, LISTENER, OPEN_AVS, graph_specs
+from ovavss.models.open_avs.graphs import graph_specs
+from ovavss.models.open_avs.presets import CLASS_MAPS, DETECTOR, LISTENER, OPEN_AVS
 from ovavss.models.open_avs.translator import COCO_NAMES, TableTranslator, read_sounds
 from ovavss.pipeline.open_avs import OpenAvsPipeline
 from ovavss.pipeline.open_avs_steps import OpenAvsOptions

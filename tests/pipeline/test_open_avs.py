@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.models.open_avs.graphs import CLASS_MAPS, OPEN_AVS, graph_specs
+from ovavss.models.open_avs.graphs import graph_specs
+from ovavss.models.open_avs.presets import CLASS_MAPS, OPEN_AVS
 from ovavss.models.open_avs.translator import COCO_NAMES, TableTranslator, read_sounds
 from ovavss.pipeline.open_avs import OpenAvsPipeline
 from ovavss.pipeline.open_avs_steps import (

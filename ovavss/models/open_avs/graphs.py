@@ -9,30 +9,20 @@ from ovavss.models.graphs import GraphSpec, TensorSpec
 from ovavss.models.open_avs.efficientnet import CLASSES as IMAGENET_CLASSES
 from ovavss.models.open_avs.efficientnet import STRIDE as CLASS_MAP_STRIDE
 from ovavss.models.open_avs.efficientnet import ClassMaps, EfficientNetLite0
+from ovavss.models.open_avs.presets import (
+    CLASS_MAPS,
+    DETECTOR,
+    LISTENER,
+    MASK_IMAGE_ENCODER,
+    PROMPT_DECODER,
+    OpenAvsPreset,
+)
 from ovavss.models.open_avs.prompt_decoder import MASKS, PromptDecoder
 from ovavss.models.open_avs.ssdlite import ANCHORS, COCO_IDS, SSDLite
 from ovavss.models.open_avs.tiny_vit import EMBEDDING, MaskImageEncoder, TinyViT
 from ovavss.models.open_avs.tiny_vit import STRIDE as MASK_STRIDE
 from ovavss.models.open_avs.yamnet import CLASSES as SOUND_CLASSES
 from ovavss.models.open_avs.yamnet import WINDOW, YamNet
-
-LISTENER, DETECTOR, CLASS_MAPS = "listener", "detector", "class_maps"
-MASK_IMAGE_ENCODER, PROMPT_DECODER = "mask_image_encoder", "prompt_decoder"
-
-
-@dataclass(frozen=True)
-class OpenAvsPreset:
-    """The sizes of one combination of parts. `snippets`: seconds of a window. `class_map_sizes`: (height, width) of the
-    picture for the two class maps. `mask_side`: the longer side, in pixels,
-    of the part of the picture that the masker sees."""
-
-    name: str
-    snippets: int = 5
-    class_map_sizes: tuple[tuple[int, int], tuple[int, int]] = ((480, 640), (720, 960))
-    mask_side: int = 512
-
-
-OPEN_AVS = OpenAvsPreset("open_avs")
 
 
 @dataclass

@@ -89,6 +89,11 @@ class TableTranslator:
         self._rows = [rows[noun.name] for noun in self.nouns]
         self._explain = explain
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all nouns."""
+        return tuple(noun.name for noun in self.nouns)
+
     @cached_property
     def _below(self) -> list[list[int]]:
         """For each noun the positions of all that are more exact."""
