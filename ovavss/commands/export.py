@@ -105,8 +105,12 @@ def export(
     ] = None,
     verify_size: Annotated[str | None, typer.Option(help="Frame size of the comparison with PyTorch, HxW.")] = None,
     attention_body: Annotated[
-        FallbackBody, typer.Option(help="How deformable attention is spelled for runtimes without the plugin.")
-    ] = FallbackBody.GRID_SAMPLE,
+        FallbackBody | None,
+        typer.Option(
+            help="How deformable attention is written for runtimes without our plugin. Default: grid_sample in ONNX "
+            "files, gather in TensorRT-RTX engines and in TensorRT engines without --plugin."
+        ),
+    ] = None,
     compute_capability: Annotated[
         str, typer.Option(help="GPUs that TensorRT-RTX builds for (fp8: 8.9 on); no GPU is needed here.")
     ] = "8.6,8.9,12.0",

@@ -89,7 +89,6 @@ class Builder:
             size=request.size,
             weights={path.name: sha256(path) for path in loaded.files},
             seed=None if loaded.files else seed,
-            body=request.body.value,
             versions=package_versions(),
             gpu=gpu,
             graphs=self._kept(),
@@ -138,7 +137,7 @@ class Builder:
             key = artifact_key(form, precision)
             plan = asdict(self.request.plan) if form in PLANS else None
             built_from = fingerprint(
-                state, self.sources, self.manifest.versions, key, self.request.size, self.request.body, plan,
+                state, self.sources, self.manifest.versions, key, self.request.size, self.request.body_of(form), plan,
                 self.manifest.gpu if form is Format.TENSORRT else None,
                 self._calibrated_on() if precision in QUANTIZED else None,
             )  # fmt: skip
@@ -193,7 +192,8 @@ class Builder:
         else:
             source = self.out / artifact_file(spec.name, Format.ONNX, precision)
             rtx = form is Format.TENSORRT_RTX
-            build_plan(spec, source, path, self.request.plan.of(precision) if rtx else self.request.plan, rtx)
+            options = self.request.plan.of(precision) if rtx else self.request.plan
+            build_plan(spec, source, path, options, rtx, self.request.body_of(form))
         tell(f"comparing {path.name} with PyTorch")
         differences, not_run = self._verify(spec, reference, form, precision, path, tell)
         layers = _layers_file(path)
@@ -201,7 +201,15 @@ class Builder:
         if differences and self._shows_layers(form, precision):
             tell(f"comparing the layers of {path.name} with PyTorch")
             write_json(layers, {layer.module: layer.error for layer in self._layers(spec, reference, path)})
-        return Artifact(path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run)
+        return Artifact(
+            path.name, sha256(path), path.stat().st_size, 0.0, built_from, differences, not_run, self._body(spec, form)
+        )
+
+    def _body(self, spec: GraphSpec, form: Format) -> str:
+        """How the graph's attention is written, empty where it has none."""
+        if form is Format.TORCHSCRIPT or spec.name != USSLM_GRAPH:
+            return ""
+        return "plugin" if form is Format.TENSORRT and self.request.plan.plugin else self.request.body_of(form).value
 
     def _calibrated_on(self) -> list[object]:
         """The files, or the weights that find the crops of the synthetic world."""
@@ -220,7 +228,7 @@ class Builder:
     ) -> None:
         if Precision.FP32 not in self.models:
             inputs = example_inputs(spec.name, self.preset, self.request.size or _TRACED)
-            self.models[Precision.FP32] = export_graph(spec, module, inputs, self.request.body)
+            self.models[Precision.FP32] = export_graph(spec, module, inputs, self.request.body_of(Format.ONNX))
         model = self.models[Precision.FP32]
         if precision in QUANTIZED:
             crops = self._crops(tell)

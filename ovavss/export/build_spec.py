@@ -53,6 +53,7 @@ class PlanOptions:
 @dataclass(frozen=True)
 class BuildSpec:
     """What to build. `size`: fixed network size; `verify_size`: frame size of the comparison with PyTorch;
+    `body`: how attention is written for runtimes without its plugin, by default as `body_of` says;
     `calibration`: files of what INT8 and FP8 are calibrated on. `layers`: write how far each layer of an ONNX file is
     from PyTorch."""
 
@@ -60,10 +61,16 @@ class BuildSpec:
     precisions: tuple[Precision, ...] = (Precision.FP32,)
     size: tuple[int, int] | None = None
     verify_size: tuple[int, int] | None = None
-    body: FallbackBody = FallbackBody.GRID_SAMPLE
+    body: FallbackBody | None = None
     plan: PlanOptions = field(default_factory=PlanOptions)
     calibration: tuple[Path, ...] = ()
     layers: bool = False
+
+    def body_of(self, form: Format) -> FallbackBody:
+        """How attention is written: with GridSample, the fastest on CPUs, in ONNX files; with Gather in engines that do
+        not take the plugin, as some versions of TensorRT are reported to compute GridSample wrongly."""
+        without_plugin = form is Format.TENSORRT_RTX or (form is Format.TENSORRT and self.plan.plugin is None)
+        return self.body or (FallbackBody.GATHER if without_plugin else FallbackBody.GRID_SAMPLE)
 
     def quantized(self) -> bool:
         """Whether INT8 or FP8 is asked for, in a format that has it."""

@@ -4,10 +4,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
+from google.protobuf.message import DecodeError
+
 from ovavss.errors import UserError
 from ovavss.export.build_spec import PlanOptions
 from ovavss.files import write_bytes
 from ovavss.models.graphs import GraphSpec
+from ovavss.msda.onnx_node import DOMAIN, FallbackBody, function
 from ovavss.runtime import tensorrt_library
 
 # Smallest, usual and largest size of each dynamic dimension. Frames: anything up to 4K.
@@ -17,8 +21,15 @@ _RANGES = {
 }  # fmt: skip
 
 
-def build_plan(spec: GraphSpec, onnx_path: Path, path: Path, options: PlanOptions, rtx: bool) -> None:
-    """Write the plan, whole or not at all.
+def build_plan(
+    spec: GraphSpec,
+    onnx_path: Path,
+    path: Path,
+    options: PlanOptions,
+    rtx: bool,
+    body: FallbackBody = FallbackBody.GATHER,
+) -> None:
+    """Write the plan, whole or not at all, with attention as in `body` where the plugin is not used.
 
     Raises UserError, in one sentence, where the library is missing, cannot start (plain TensorRT needs a GPU to build,
     TensorRT-RTX does not), or refuses the graph.
@@ -36,7 +47,7 @@ def build_plan(spec: GraphSpec, onnx_path: Path, path: Path, options: PlanOption
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     # Some bytes that are no model are taken for an empty one.
-    if not parser.parse(onnx_path.read_bytes(), str(onnx_path)) or not network.num_outputs:
+    if not parser.parse(model_content(onnx_path, body), str(onnx_path)) or not network.num_outputs:
         errors = "; ".join(str(parser.get_error(i)).splitlines()[0] for i in range(parser.num_errors))
         raise UserError(f"{name} cannot parse {onnx_path}: {errors[:400] or 'it holds no graph with outputs'}")
     config = builder.create_builder_config()
@@ -52,6 +63,21 @@ def build_plan(spec: GraphSpec, onnx_path: Path, path: Path, options: PlanOption
     write_bytes(path, memoryview(plan))
     if options.timing_cache is not None and not rtx:
         write_bytes(options.timing_cache, memoryview(config.get_timing_cache().serialize()))
+
+
+def model_content(path: Path, body: FallbackBody) -> bytes:
+    """The file's content; for `GATHER` with local functions that hold no GridSample."""
+    content = path.read_bytes()
+    if body is FallbackBody.GRID_SAMPLE:
+        return content
+    try:
+        model = onnx.load_from_string(content)
+    except DecodeError:
+        return content  # the parser says so
+    for old in (old for old in model.functions if old.domain == DOMAIN):
+        opset = next(entry.version for entry in old.opset_import if entry.domain == "")
+        old.CopyFrom(function(old.name, 0, body, opset))  # gather arithmetic is the same for any number of levels
+    return model.SerializeToString()
 
 
 def _network_flags(trt: ModuleType) -> int:

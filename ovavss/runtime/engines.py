@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ovavss.runtime.runner import Runner
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "ovavss-engines", 2
+FORMAT, VERSION = "ovavss-engines", 3
 
 
 class Format(StrEnum):
@@ -69,7 +69,8 @@ def artifact_file(graph: str, form: Format, precision: Precision) -> str:
 @dataclass(frozen=True)
 class Artifact:
     """One file: its name, SHA-256, bytes, seconds to build, the fingerprint of all that it was built from, its measured
-    difference from PyTorch, and, where it could not be run, the reason."""
+    difference from PyTorch, where it could not be run the reason, and how attention is written for runtimes without its
+    plugin (empty in graphs that have none)."""
 
     file: str
     sha256: str
@@ -78,22 +79,22 @@ class Artifact:
     built_from: str
     difference: dict[str, float] = field(default_factory=dict)
     not_run: str = ""
+    body: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What was built from what.
 
-    `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `body`: arithmetic of the deformable
-    attention's local function; `gpu`: name of the GPU on which engines were built, or None; `graphs`: artifacts of each
-    graph by `artifact_key`; `request`: fingerprint of the last finished command.
+    `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `gpu`: name of the GPU on which engines were
+    built, or None; `graphs`: artifacts of each graph by `artifact_key`; `request`: fingerprint of the last finished
+    command.
     """
 
     preset: str
     size: tuple[int, int] | None
     weights: dict[str, str]
     seed: int | None
-    body: str
     versions: dict[str, str]
     gpu: str | None
     graphs: dict[str, dict[str, Artifact]]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import typer
@@ -18,8 +19,8 @@ from typer.testing import CliRunner
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.commands import export as build_engines
 from ovavss.errors import UserError
-from ovavss.export.build_spec import PlanOptions
-from ovavss.export.tensorrt_build import build_plan
+from ovavss.export.build_spec import BuildSpec, PlanOptions
+from ovavss.export.tensorrt_build import build_plan, model_content
 from ovavss.models.ov_avss.graphs import graph_specs
 from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
 from ovavss.msda.onnx_node import FallbackBody, add_bodies
@@ -209,7 +210,7 @@ class TestTensorRTRTX:
         precision: Precision,
     ) -> None:
         spec = graph_specs(PRESETS["tiny"])["usslm"]
-        build_plan(spec, localizers[body, precision], tmp_path / "usslm.plan", PlanOptions(("8.9",)), rtx=True)
+        build_plan(spec, localizers[body, precision], tmp_path / "usslm.plan", PlanOptions(("8.9",)), True, body)
         assert (tmp_path / "usslm.plan").stat().st_size > 1_000_000
 
     def test_a_plan_needs_a_gpu_to_run(self, tiny_engines: Path, tmp_path: Path) -> None:
@@ -251,3 +252,19 @@ def localizers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[FallbackB
             model.CopyFrom(exported if precision is Precision.FP32 else to_half(exported, precision))
             write_model(model, paths[body, precision])
     return paths
+
+
+def test_engines_without_the_plugin_sample_by_gather(
+    localizers: dict[tuple[FallbackBody, Precision], Path], tmp_path: Path
+) -> None:
+    plugin = PlanOptions(plugin=tmp_path / "plugin.so")
+    chosen = {form: (BuildSpec().body_of(form), BuildSpec(plan=plugin).body_of(form)) for form in Format}
+    assert chosen[Format.TENSORRT_RTX] == (FallbackBody.GATHER, FallbackBody.GATHER)
+    assert chosen[Format.TENSORRT] == (FallbackBody.GATHER, FallbackBody.GRID_SAMPLE)
+    assert chosen[Format.ONNX] == (FallbackBody.GRID_SAMPLE, FallbackBody.GRID_SAMPLE)
+    for precision in FLOATS:
+        path = localizers[FallbackBody.GRID_SAMPLE, precision]
+        assert b"GridSample" in model_content(path, FallbackBody.GRID_SAMPLE)
+        content = model_content(path, FallbackBody.GATHER)
+        assert b"GridSample" not in content
+        onnx.checker.check_model(content)
