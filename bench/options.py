@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 
 EnginesOption = Annotated[Path, typer.Option("--engines", help="Folder that `ovavss export` wrote.")]
 WeightsOption = Annotated[

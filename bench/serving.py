@@ -28,7 +28,7 @@ import typer
 
 from bench.measuring import header
 from bench.options import EnginesOption, NumClipsOption
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +17,9 @@ _MARK = ".partial-"
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed at the end; UserError where the disk is full or cannot be written."""
-    partial = path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+    partial = partial_path(path)
     try:
+        remove_leftovers(path.parent, path.name)
         yield partial
         partial.replace(path)
     except OSError as error:
@@ -52,9 +54,25 @@ def write_torch(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """What killed processes left in a folder under temporary names."""
+def partial_path(path: Path) -> Path:
+    """The temporary name of a file or folder that this process writes."""
+    return path.with_name(f".{path.name}{_MARK}{os.getpid()}")
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Removes what killed processes left in a folder under temporary names: of one file or folder, or of all."""
     for path in folder.glob(f".*{_MARK}*"):
-        owner = path.name.rpartition(_MARK)[2]
-        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+        written, _, owner = path.name[1:].rpartition(_MARK)
+        if (name and written != name) or not owner.isdigit() or Path(f"/proc/{owner}").exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
+
+
+def check_regular_file(path: Path) -> None:
+    """Raises UserError for a pipe, a socket or a device, which cannot be read twice and may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        kind = "pipe" if path.is_fifo() else "device"
+        raise UserError(f"{path} is a {kind}, which cannot be read twice; give a file")

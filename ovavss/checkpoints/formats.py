@@ -16,6 +16,7 @@ from ovavss.checkpoints import restricted_pickle
 from ovavss.checkpoints.key_map import is_ignored, to_ours
 from ovavss.checkpoints.restricted_pickle import ForbiddenGlobal, NotNumbers, PickledArray
 from ovavss.errors import UserError
+from ovavss.files import check_regular_file
 from ovavss.models.ov_avss.presets import PRESETS, SwinConfig
 
 FORMAT = "ovavss"
@@ -124,6 +125,7 @@ def shortlist(names: Iterable[str], count: int = 3) -> str:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint: give a file ({', '.join(SUFFIXES)})")
+    check_regular_file(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}: check the path")
     if path.suffix.lower() not in SUFFIXES:

@@ -16,6 +16,7 @@ from ovavss.checkpoints.loaded import LoadedModels
 from ovavss.checkpoints.loader import load_into
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.errors import UserError
+from ovavss.files import check_regular_file
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.clip import build_clip
 from ovavss.models.ov_avss.graphs import Models
@@ -90,6 +91,7 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
 
 def _read_clip(path: Path) -> dict[str, Tensor]:
     """CLIP's state dict from what OpenAI or open_clip publish, or from inside a checkpoint of the whole model."""
+    check_regular_file(path)
     if not path.is_file():
         raise UserError(f"there is no CLIP file {path}; check the path")
     if _is_torchscript(path):  # OpenAI's form, which plain torch.load refuses

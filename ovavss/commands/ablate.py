@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 
 
 @command

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.commands.segment import segment
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import PRESETS, Proposals

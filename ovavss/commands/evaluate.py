@@ -19,8 +19,8 @@ from ovavss.commands.options import (
     PartialOption,
     PresetName,
     WeightsOption,
-    command,
 )
+from ovavss.commands.process import command
 from ovavss.commands.segment import RunnerName, open_runners
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import Crop, Preset, Proposals

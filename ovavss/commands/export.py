@@ -15,9 +15,9 @@ from ovavss.commands.options import (
     PartialOption,
     SeedOption,
     WeightsOption,
-    command,
     warn,
 )
+from ovavss.commands.process import command
 from ovavss.errors import UserError
 from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
 from ovavss.models.ov_avss.presets import Preset

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import PresetName, command
+from ovavss.commands.options import PresetName
+from ovavss.commands.process import command
 
 
 @command

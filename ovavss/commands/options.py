@@ -1,17 +1,11 @@
-"""What several commands ask for and how they tell a mistake."""
+"""The options that several commands share."""
 
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ovavss.errors import DataWarning, UserError
 from ovavss.models.ov_avss.presets import PRESETS
 from ovavss.models.systems import ALL_PRESETS
 
@@ -43,45 +37,6 @@ MergeOption = Annotated[
     typer.Option("--merge-iou", min=0, max=1, help="Queries that overlap this much share a crop. Default: none do."),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of random weights, where no weights are given.")]
-
-
-def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that prints a user's mistake as one sentence and exits with 2; everything else keeps its traceback."""
-
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with user_errors():
-            return function(*args, **kwargs)
-
-    return wrapped
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Prints a UserError (with its table of keys, if it has one) and exits with 2."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", DataWarning)
-            show = warnings.showwarning
-            warnings.showwarning = lambda message, category, *rest, **more: (
-                print(f"warning: {message}", file=sys.stderr)
-                if issubclass(category, DataWarning)
-                else show(message, category, *rest, **more)
-            )
-            yield
-    except UserError as error:
-        report = getattr(error, "report", None)
-        if report is not None:
-            from rich.console import Console
-
-            Console(stderr=True).print(report.table())
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        raise SystemExit(1) from None
 
 
 def warn(sentences: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.msda.onnx_node import PLAIN, FallbackBody
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from ovavss.commands.options import (
     PresetName,
     SeedOption,
     WeightsOption,
-    command,
     warn,
 )
+from ovavss.commands.process import command
 from ovavss.errors import UserError
+from ovavss.files import check_regular_file
 from ovavss.models.ov_avss.presets import PRESETS, Crop, Preset, Proposals
 from ovavss.models.systems import OPEN_AVS, AnyPreset
 from ovavss.runtime.engines import Format, Precision
@@ -90,8 +91,7 @@ def parse_classes(classes: str | None, preset: Preset) -> list[str]:
     if not classes.startswith("@"):
         return check_names(classes.split(",") if classes.strip() else [])
     path = Path(classes[1:])
-    if path.is_fifo():
-        raise UserError(f"the class list {path} is a pipe, which cannot be read twice; give a file")
+    check_regular_file(path)
     try:
         return check_names(names_in(path.read_text(encoding="utf-8-sig"), path))
     except (OSError, UnicodeDecodeError) as error:

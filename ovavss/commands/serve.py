@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.runtime.engines import Format, Precision
 
 

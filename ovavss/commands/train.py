@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovavss.commands.options import PartialOption, PresetName, WeightsOption, command, warn
+from ovavss.commands.options import PartialOption, PresetName, WeightsOption, warn
+from ovavss.commands.process import command
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import PRESETS
 

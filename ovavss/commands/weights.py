@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.errors import UserError
 
 app = typer.Typer(help="Weights and media that package registries hold.", no_args_is_help=True, add_completion=False)

@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ovavss.errors import UserError
+from ovavss.files import check_regular_file
 from ovavss.media.sound import SAMPLE_RATE, Sound
 
 # Timestamps of many containers are rounded to milliseconds.
@@ -129,6 +130,7 @@ def _open(path: Path) -> InputContainer:
         raise UserError(f"there is no file {path}; check the name")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a video file")
+    check_regular_file(path)
     try:
         container = av.open(f"file:{path}")  # the name itself may hold a colon
     except FFmpegError as error:

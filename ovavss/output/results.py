@@ -41,6 +41,7 @@ from pycocotools import mask as coco_mask
 
 from ovavss.datasets.palette import voc_palette
 from ovavss.errors import UserError
+from ovavss.files import partial_path, remove_leftovers
 from ovavss.output.overlay import SAMPLE_RATE, ContactSheet, OverlayVideo, Shown
 
 FORMAT, VERSION = "ovavss-result", 1
@@ -158,7 +159,7 @@ class ResultWriter:
     ) -> None:
         self._out = Path(out)
         self._target = check_output_folder(self._out)
-        self._partial = self._target.with_name(f".{self._target.name}.partial-{os.getpid()}")
+        self._partial = partial_path(self._target)
         self._names, self._size = list(class_names), (int(size[0]), int(size[1]))
         head = {"format": FORMAT, "version": VERSION, "video": str(video), "classes": self._names}
         head |= {"height": self._size[0], "width": self._size[1], "settings": settings}
@@ -185,6 +186,9 @@ class ResultWriter:
         for folder in reversed([folder for folder in (parent, *parent.parents) if not folder.exists()]):
             folder.mkdir()
             self._made_parents.append(folder)
+        remove_leftovers(parent, self._target.name)
+        if self._target.exists():  # else it is the only copy of an earlier result
+            remove_leftovers(parent, self._target.name + ".old")
         # Left by a killed process that had our number: nobody else can be writing there.
         shutil.rmtree(self._partial, ignore_errors=True)
         (self._partial / "label_maps").mkdir(parents=True)
@@ -268,7 +272,7 @@ class ResultWriter:
         if not self._target.exists() or not any(self._target.iterdir()):
             self._partial.rename(self._target)
             return
-        old = self._target.with_name(f".{self._target.name}.old-{os.getpid()}")
+        old = partial_path(self._target.with_name(self._target.name + ".old"))
         self._target.rename(old)
         try:
             self._partial.rename(self._target)

@@ -1,6 +1,5 @@
 """Writes a model repository for Triton: the template in triton_repo/, filled in for one preset, and the artifacts."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from ovavss.errors import UserError
+from ovavss.files import partial_path, remove_leftovers
 from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
 from ovavss.models.ov_avss.graphs import graph_specs
@@ -82,8 +82,9 @@ def write_repository(
         raise UserError("--target onnxruntime cannot load fp8; give --precision int8, or --target tensorrt or python")
     manifest, form = read_manifest(engines), _FORMATS.get(target, form or Format.ONNX)
     _check_place(out)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial = partial_path(out)
     try:
+        remove_leftovers(out.parent, out.name)
         shutil.rmtree(partial, ignore_errors=True)
         for name in MODELS:
             artifact = checked_artifact(engines, manifest, name, form, precision) if name in GRAPHS else None

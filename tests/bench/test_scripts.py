@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from bench.backends import Source, backends
 from bench.parity import changes, compare
-from ovavss.commands.options import command
+from ovavss.commands.process import command
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips
 from ovavss.msda.libraries import custom_op_library
 from ovavss.runtime.engines import read_manifest, sha256

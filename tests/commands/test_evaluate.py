@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ovavss.checkpoints.fetched import is_fetched, packages
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.datasets.sounding_shapes.disk import write_avsbench
 from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, sample_scene
 from ovavss.evaluation.evaluate import WORLD as TABLE

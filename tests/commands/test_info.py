@@ -18,5 +18,8 @@ def test_parameter_counts(preset: str, localization: int, total: int) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, ovavss.cli; print({'torch', 'numpy', 'onnxruntime', 'av', 'open_clip'} & set(sys.modules))"
+    code = (
+        "import sys, ovavss.commands.app; "
+        "print({'torch', 'numpy', 'onnxruntime', 'av', 'open_clip'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.commands.demo import SCENE, WORLD_SEED
 from ovavss.commands.segment import parse_classes
 from ovavss.datasets.sounding_shapes.disk import write_mp4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.export.onnx_export import export_graph, write_model
 from ovavss.export.open_avs import open_avs_inputs
 from ovavss.models.open_avs.efficientnet import EfficientNetLite0

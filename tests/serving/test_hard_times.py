@@ -15,7 +15,7 @@ from live_server import Live, free_ports, wait_until
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import world_clips
 from ovavss.pipeline.pipeline import Pipeline

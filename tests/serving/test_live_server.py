@@ -14,7 +14,7 @@ from live_server import Live
 from typer.testing import CliRunner
 
 from ovavss.checkpoints.weights import WeightsSource, load_models
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips

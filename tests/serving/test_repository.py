@@ -8,7 +8,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import GRAPHS
 from ovavss.runtime.engines import Format, Precision, read_manifest

@@ -9,13 +9,14 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx.external_data_helper import uses_external_data
 
 from ovavss.errors import UserError
-from ovavss.files import written_whole
+from ovavss.files import check_regular_file, written_whole
 
 _LARGEST_PROTOBUF = 2**31 - 1
 
 
 def read(path: Path) -> onnx.ModelProto:
     """The model without its external data."""
+    check_regular_file(path)
     try:
         if path.stat().st_size > _LARGEST_PROTOBUF:
             raise UserError(f"{path} is larger than the 2 GB of a protobuf; export it with external data")

@@ -15,7 +15,7 @@ from spellings import CHANNELS, HEADS, POINTS, LevelByLevel, PointsSplit, Spelli
 from torch.export import Dim
 from typer.testing import CliRunner
 
-from ovavss.cli import app
+from ovavss.commands.app import app
 from ovavss.errors import UserError
 from ovavss.msda.libraries import custom_op_library, session_options
 from ovavss.msda.onnx_node import DOMAIN, PLAIN, FallbackBody
