@@ -236,7 +236,7 @@ class Builder:
             write_model(quantize(model, calibrating(crops), precision), path)
             return
         written = onnx.ModelProto()
-        written.CopyFrom(model if precision is Precision.FP32 else to_half(model, precision))
+        written.CopyFrom(model if precision is Precision.FP32 else to_half(model, precision, spec.float32_modules))
         write_model(written, path)
 
     def _verify(

@@ -77,9 +77,12 @@ def _outputs(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, np.ndarr
 def _marked(path: Path, tensors: list[str], inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """Inner tensors of the file, as ONNX Runtime computes them."""
     model = onnx.load(str(path))
-    there = {name for node in model.graph.node for name in node.output}
+    computed = {name for node in model.graph.node for name in node.output}
+    marked = [name for name in dict.fromkeys(tensors) if name in computed]
+    if not marked:
+        return {}
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        model = modify_outputs(model, [name for name in dict.fromkeys(tensors) if name in there])
+        model = modify_outputs(model, marked)
     providers = ["CPUExecutionProvider"]
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(providers), providers)

@@ -8,8 +8,9 @@ quantizer made INT8 or FP8 is dequantized to half, so its products are half too.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
@@ -25,19 +26,21 @@ _FOLLOWERS = {
     "Add", "Concat", "Expand", "Flatten", "Gelu", "Identity", "MaxPool", "Mul", "Relu", "Reshape", "Slice", "Split",
     "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
-# Modules whose products stay float32: mel spectra, exact resizing, where to sample, the sign of a mask.
-_FLOAT32_MODULES = ("LogMel", "FramePreparation", "MaskDecoder")
-_FLOAT32_NAMES = ("sampling_offsets",)
 _ANY_TYPE_INPUTS = {"Cast", "Shape", "Size"}
 _BF16_OPSET = 22  # the first in which Conv and MaxPool take bfloat16
-_LARGEST_FP16 = 65504.0
 
 
-def to_half(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, precision: Precision, float32_modules: Sequence[str] = ()) -> onnx.ModelProto:
     """A copy of a float32 model in half precision; inputs and outputs keep their types.
 
-    The exporter's notes on each node (which module it is of) must still be there, but for CLIP's graphs, all of whose
-    products may be half. Raises UserError where a weight does not fit into float16.
+    Args:
+        model: The model, with the exporter's notes on each node (which module it is of) if `float32_modules` are given.
+        precision: FP16 or BF16.
+        float32_modules: Classes or attribute names of modules whose own products stay float32.
+
+    Raises:
+        UserError: One of `float32_modules` matches no product, no product is left to convert, or a weight does not fit
+            into the type.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -45,7 +48,7 @@ def to_half(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     typed = shape_inference.infer_shapes(half, data_prop=True).graph
     floats = {v.name for v in (*typed.value_info, *typed.input, *typed.output) if _is_float(v)}
     floats |= {w.name for w in half.graph.initializer if w.data_type == TensorProto.FLOAT}
-    _Pass(half, floats, _TYPES[precision]).run()
+    _Pass(half, floats, _TYPES[precision], float32_modules).run()
     if precision is Precision.BF16:
         next(entry for entry in half.opset_import if entry.domain == "").version = _BF16_OPSET
     onnx.checker.check_model(half)
@@ -63,19 +66,13 @@ def module_notes(node: onnx.NodeProto) -> tuple[list[str], list[str]]:
     return [c.rpartition(".")[2] for c in ast.literal_eval(classes)[:-1]], ast.literal_eval(names)[:-1]
 
 
-def _stays_float32(node: onnx.NodeProto) -> bool:
-    if node.name.startswith("prepare/"):
-        return True
-    classes, names = module_notes(node)
-    inside = names[-1].rpartition(".")[2] if names else ""
-    return (bool(classes) and classes[-1] in _FLOAT32_MODULES) or inside in _FLOAT32_NAMES
-
-
 class _Pass:
     """One walk over the nodes in order; `half` holds the names of the tensors that have become half."""
 
-    def __init__(self, model: onnx.ModelProto, floats: set[str], to: int) -> None:
+    def __init__(self, model: onnx.ModelProto, floats: set[str], to: int, float32_modules: Sequence[str]) -> None:
         self.graph, self.floats, self.to = model.graph, floats, to
+        self.unmatched = dict.fromkeys(float32_modules)
+        self.float32_modules = frozenset(float32_modules)
         self.half: set[str] = set()
         self.weights = {w.name: w for w in model.graph.initializer}
         self.casts: dict[tuple[str, int], str] = {}
@@ -91,6 +88,13 @@ class _Pass:
             self.nodes.append(node)
             if low:
                 self.half.update(name for name in node.output if name in self.floats)
+        if self.unmatched:
+            raise UserError(
+                f"half precision keeps the products of {', '.join(self.unmatched)} in float32, but the graph "
+                f"'{self.graph.name}' has none: adapt `float32_modules` of its specification to the module's new name"
+            )
+        if not self.half:
+            raise UserError(f"the graph '{self.graph.name}' has no product that could be half; leave it in fp32")
         outputs = {output.name for output in self.graph.output} & self.half
         for name in outputs:
             self._keep_output(name)
@@ -104,11 +108,21 @@ class _Pass:
     def _is_low(self, node: onnx.NodeProto) -> bool:
         if node.op_type == "QuantizeLinear":  # of the type of what it quantizes; its output is no float
             return node.input[0] in self.half
-        if _stays_float32(node) or not any(name in self.floats for name in node.output):
+        if self._stays_float32(node) or not any(name in self.floats for name in node.output):
             return False
         if node.op_type in _PRODUCTS or (node.domain == DOMAIN and node.op_type in (PLAIN, FUSED)):
             return True
         return node.op_type in _FOLLOWERS and any(name in self.half for name in node.input)
+
+    def _stays_float32(self, node: onnx.NodeProto) -> bool:
+        if not self.float32_modules:
+            return False
+        classes, names = module_notes(node)
+        own = {name.rpartition(".")[2] for name in (*classes[-1:], *names[-1:])} & self.float32_modules
+        if node.op_type in (*_PRODUCTS, "Einsum"):
+            for name in own:
+                self.unmatched.pop(name, None)
+        return bool(own)
 
     def _float_inputs(self, node: onnx.NodeProto, low: bool) -> Iterator[int]:
         """Inputs that must have the node's type; of the attention, only the value is half."""
@@ -136,14 +150,14 @@ class _Pass:
 
     def _convert(self, weight: onnx.TensorProto, name: str) -> None:
         values = numpy_helper.to_array(weight)
-        if self.to == TensorProto.FLOAT16:
-            finite = values[np.isfinite(values)]
-            if len(finite) and np.abs(finite).max() > _LARGEST_FP16:
-                raise UserError(f"weight {weight.name} holds {np.abs(finite).max():.3g}, beyond fp16; use bf16")
-            made = numpy_helper.from_array(values.astype(np.float16), name)
-        else:
-            made = helper.make_tensor(name, TensorProto.BFLOAT16, values.shape, _bfloat16(values).tobytes(), raw=True)
-        self.weights[name] = made
+        fp16 = self.to == TensorProto.FLOAT16
+        with np.errstate(over="ignore"):
+            converted = values.astype(np.float16 if fp16 else ml_dtypes.bfloat16)
+        lost = values[np.isfinite(values) & ~np.isfinite(converted)]
+        if len(lost):
+            beyond = "fp16; use bf16" if fp16 else "bf16; use fp32"
+            raise UserError(f"weight {weight.name} holds {np.abs(lost).max():.3g}, beyond {beyond}")
+        self.weights[name] = numpy_helper.from_array(converted, name)
 
     def _keep_output(self, name: str) -> None:
         """A graph output stays float32 under its own name."""
@@ -154,9 +168,3 @@ class _Pass:
                     if used == name:
                         names[index] = inner
         self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}/cast", to=TensorProto.FLOAT))
-
-
-def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """Float32 to the 16 bits of bfloat16, rounded to the nearest, ties to even."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -25,6 +25,7 @@ class GraphSpec:
 
     `tolerance` bounds the largest error relative to the largest value. For a graph that compares with thresholds
     inside (`thresholds`) it bounds the mean error: one value on the other side of a threshold changes all that follow.
+    `float32_modules`: classes or attribute names of modules whose own products stay float32 in half precision.
     """
 
     name: str
@@ -32,3 +33,4 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     tolerance: float = 1e-4
     thresholds: bool = False
+    float32_modules: tuple[str, ...] = ()

@@ -86,9 +86,8 @@ class Artifact:
 class Manifest:
     """What was built from what.
 
-    `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `gpu`: name of the GPU on which engines
-    were built, or None; `graphs`: artifacts of each graph by `artifact_key`; `request`: fingerprint of the last
-    finished command.
+    `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `gpu`: where engines were built, or None;
+    `graphs`: artifacts of each graph by `artifact_key`; `request`: fingerprint of the last finished command.
     """
 
     preset: str

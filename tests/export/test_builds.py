@@ -249,7 +249,9 @@ def localizers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[FallbackB
         for precision in FLOATS:
             paths[body, precision] = folder / f"{body}.{precision}.onnx"
             model = type(exported)()
-            model.CopyFrom(exported if precision is Precision.FP32 else to_half(exported, precision))
+            model.CopyFrom(
+                exported if precision is Precision.FP32 else to_half(exported, precision, spec.float32_modules)
+            )
             write_model(model, paths[body, precision])
     return paths
 

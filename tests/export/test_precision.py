@@ -63,3 +63,21 @@ def test_a_weight_beyond_half_is_refused() -> None:
         to_half(small_model(1e5), Precision.FP16)
     weight = to_half(small_model(1e5), Precision.BF16).graph.initializer[0]
     assert np.frombuffer(weight.raw_data, np.uint16)[0] == 0x47C3  # 99 840, the nearest bfloat16
+    with pytest.raises(UserError, match=r"weight w holds 3\.4e\+38, beyond bf16; use fp32"):
+        to_half(small_model(3.4e38), Precision.BF16)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+def test_weights_that_are_not_finite_stay_what_they_are(weight: float, precision: Precision) -> None:
+    converted = numpy_helper.to_array(to_half(small_model(weight), precision).graph.initializer[0])
+    np.testing.assert_array_equal(converted.astype(np.float32), np.float32(weight))
+
+
+def test_rules_that_match_nothing_fail() -> None:
+    with pytest.raises(UserError, match="keeps the products of Renamed in float32, but the graph 'g' has none"):
+        to_half(small_model(1.0), Precision.FP16, ("Renamed",))
+    model = small_model(1.0)
+    model.graph.node[0].op_type = "Mod"
+    with pytest.raises(UserError, match="the graph 'g' has no product that could be half"):
+        to_half(model, Precision.BF16)

@@ -48,6 +48,7 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
             LISTENER,
             (TensorSpec("windows", f32, ("windows", WINDOW)),),
             (TensorSpec("sounds", f32, ("windows", SOUND_CLASSES)),),
+            float32_modules=("YamNet",),  # the mel spectrogram
         ),
         GraphSpec(
             DETECTOR,
@@ -56,6 +57,8 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
                 TensorSpec("boxes", f32, ("frames", ANCHORS, 4)),
                 TensorSpec("scores", f32, ("frames", ANCHORS, COCO_IDS)),
             ),
+            tolerance=3e-4,  # of probabilities
+            float32_modules=("SSDLite",),  # exact resizing
         ),
         GraphSpec(
             CLASS_MAPS,
@@ -64,11 +67,14 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
                 TensorSpec("coarse", f32, ("frames", IMAGENET_CLASSES, *coarse)),
                 TensorSpec("fine", f32, ("frames", IMAGENET_CLASSES, *fine)),
             ),
+            tolerance=5e-4,  # of probabilities
+            float32_modules=("ClassMaps",),  # exact resizing
         ),
         GraphSpec(
             MASK_IMAGE_ENCODER,
             (frames,),
             (TensorSpec("embedding", f32, ("frames", EMBEDDING, cells, cells)),),
+            float32_modules=("MaskImageEncoder",),  # exact resizing
         ),
         GraphSpec(
             PROMPT_DECODER,
@@ -81,6 +87,7 @@ def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
                 TensorSpec("mask_logits", f32, ("prompts", MASKS, 4 * cells, 4 * cells)),
                 TensorSpec("iou", f32, ("prompts", MASKS)),
             ),
+            float32_modules=("_PromptEncoder", "_MaskDecoder"),  # angles of positions, the sign of a mask
         ),
     )
     return {spec.name: spec for spec in specs}

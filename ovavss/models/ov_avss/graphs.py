@@ -26,6 +26,7 @@ def graph_specs(preset: Preset, size: tuple[int, int] | None = None) -> dict[str
             AUDIO_ENCODER,
             (TensorSpec("waveform", f32, ("clips", snippets * SAMPLE_RATE)),),
             (TensorSpec("audio", f32, ("clips", snippets, preset.audio_dim)),),
+            float32_modules=("LogMel",),
         ),
         GraphSpec(
             USSLM_GRAPH,
@@ -40,6 +41,8 @@ def graph_specs(preset: Preset, size: tuple[int, int] | None = None) -> dict[str
                 TensorSpec("image_size", torch.int64, (2,)),
             ),
             thresholds=True,
+            # Exact resizing, where to sample, the sign of a mask.
+            float32_modules=("FramePreparation", "sampling_offsets", "MaskDecoder"),
         ),
         GraphSpec(
             CLIP_IMAGE_ENCODER,
