@@ -1,0 +1,236 @@
+"""The public face: `ovavss.load` gives a `Segmenter`, which turns a video into a `Result` or a stream of windows."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ovavss.errors import DataWarning, UserError
+from ovavss.media.video import FramePosition, OnMissingAudio, Window, probe, read_windows
+from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.systems import ALL_PRESETS, OPEN_AVS, AnyPreset, find_preset
+from ovavss.output.results import ClipResult
+from ovavss.output.tracks import Result
+from ovavss.pipeline.pipeline import Options, Pipeline, check_names
+from ovavss.pipeline.segment_video import AnyPipeline, to_clip_result
+from ovavss.runtime.engines import Format, Precision
+
+if TYPE_CHECKING:
+    from ovavss.checkpoints.loaded import LoadedModels
+    from ovavss.pipeline.open_avs_steps import OpenAvsOptions
+    from ovavss.runtime.runner import Runner
+
+RunnerName = Literal["torch", "onnxruntime", "openvino", "torchscript", "tensorrt", "tensorrt_rtx"]
+_FORMATS: Mapping[str, Format] = {
+    "onnxruntime": Format.ONNX,
+    "openvino": Format.ONNX,
+    "torchscript": Format.TORCHSCRIPT,
+    "tensorrt": Format.TENSORRT,
+    "tensorrt_rtx": Format.TENSORRT_RTX,
+}
+
+
+def load(
+    source: str | Path = OPEN_AVS,
+    *,
+    weights: str | Path | Sequence[str | Path] = (),
+    clip_weights: str | None = None,
+    runner: RunnerName | None = None,
+    precision: str = "fp32",
+    options: "Options | OpenAvsOptions | None" = None,
+    seed: int = 0,
+    offline: bool = False,
+) -> "Segmenter":
+    """Loads one of the two systems, from weights or from exported graphs.
+
+    Args:
+        source: The name of a preset ("open_avs", "r50", "swin_b", "tiny"), which runs in PyTorch, or a folder that
+            `ovavss export` wrote.
+        weights: One checkpoint, or several, for a preset of OV-AVSS. Default: those that ship with the preset, else
+            random ones, which a warning says. "open_avs" fetches its own once, into the user's cache.
+        clip_weights: CLIP's weights, where the checkpoint has none: a file, or "hub".
+        runner: The runtime. Default: "torch" for a preset, "onnxruntime" for a folder.
+        precision: Which of the exported graphs: "fp32", "fp16", "bf16", "int8" or "fp8".
+        options: Thresholds and switches: `Options` for OV-AVSS, `OpenAvsOptions` for OpenAVS.
+        seed: Seed of random weights.
+        offline: Ask no registry for weights that are not in the cache.
+
+    Returns:
+        A segmenter that is ready to run.
+
+    Raises:
+        UserError: An argument does not fit the others, or a file, a graph or a runtime is missing or damaged.
+    """
+    files = [Path(weights)] if isinstance(weights, str | Path) else [Path(path) for path in weights]
+    if str(source) in ALL_PRESETS:
+        if runner not in (None, "torch") or precision != "fp32":
+            raise UserError(f"preset '{source}' runs in PyTorch and fp32; export it and load the folder for others")
+        return _load_preset(find_preset(str(source)), files, clip_weights, options, seed, offline)
+    if files or clip_weights:
+        raise UserError(f"the exported graphs in {source} hold their own weights; leave weights and clip_weights out")
+    if runner == "torch":
+        raise UserError(f"runner 'torch' runs a preset, not the folder {source}; give one of {', '.join(_FORMATS)}")
+    if not Path(source).is_dir():
+        raise UserError(f"'{source}' is neither a preset ({', '.join(ALL_PRESETS)}) nor a folder of exported graphs")
+    from ovavss.runtime.engines import open_any_engines, read_manifest
+
+    if read_manifest(Path(source)).seed is not None:
+        _warn(f"the graphs in {source} hold random weights: masks and names mean nothing")
+    name = runner or "onnxruntime"
+    preset, runners = open_any_engines(Path(source), _FORMATS[name], Precision(precision), name == "openvino")
+    return Segmenter(_pipeline(preset, runners, options))
+
+
+def _load_preset(
+    preset: AnyPreset, files: list[Path], clip: str | None, options: Any, seed: int, offline: bool
+) -> "Segmenter":
+    from ovavss.models.systems import graph_modules, graph_specs
+    from ovavss.runtime.torch_runner import TorchRunner
+
+    loaded: LoadedModels[Any]
+    if isinstance(preset, Preset):
+        from ovavss.checkpoints.weights import WeightsSource, load_models
+
+        loaded = load_models(preset, WeightsSource(files, clip, seed=seed))
+    else:
+        if files or clip:
+            raise UserError(f"preset '{preset.name}' brings its own weights; leave weights and clip_weights out")
+        from ovavss.checkpoints.open_avs import load_open_avs
+
+        loaded = load_open_avs(preset, offline)
+    for sentence in loaded.warnings:
+        _warn(sentence)
+    specs, modules = graph_specs(preset), graph_modules(loaded.models)
+    runners: dict[str, Runner] = {name: TorchRunner(specs[name], module) for name, module in modules.items()}
+    return Segmenter(_pipeline(preset, runners, options), loaded, seed)
+
+
+def _pipeline(preset: AnyPreset, runners: "Mapping[str, Runner]", options: Any) -> AnyPipeline:
+    if isinstance(preset, Preset):
+        return Pipeline(preset, runners, options)
+    from ovavss.pipeline.open_avs import open_pipeline
+
+    return open_pipeline(options, runners=runners)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, DataWarning, stacklevel=4)
+
+
+class Segmenter:
+    """Finds, outlines and names what sounds in videos. Made by `ovavss.load`."""
+
+    def __init__(self, pipeline: AnyPipeline, loaded: "LoadedModels[Any] | None" = None, seed: int = 0) -> None:
+        self._pipeline, self._loaded, self._seed = pipeline, loaded, seed
+
+    @property
+    def preset(self) -> str:
+        """The name of the preset."""
+        return self._pipeline.preset.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names that are answered where a call gives none."""
+        preset = find_preset(self.preset)
+        if isinstance(preset, Preset):
+            from ovavss.datasets.vocabulary import default_vocabulary
+
+            return tuple(default_vocabulary(preset))
+        from ovavss.pipeline.open_avs import all_names
+
+        return all_names()
+
+    def segment(
+        self,
+        video: str | Path,
+        classes: Sequence[str] | None = None,
+        *,
+        frame_position: str = "middle",
+        silent: bool = False,
+    ) -> Result:
+        """Segments a whole video. All its masks are in memory at a time; for a long video use `stream`.
+
+        Args:
+            video: Any file with pictures and sound.
+            classes: The names to choose from. Default: `self.classes`.
+            frame_position: Which frame of each second is segmented: "start", "middle" or "end".
+            silent: Take silence where the video has no sound track; else that is an error.
+
+        Returns:
+            Tracks, label maps and scores.
+
+        Raises:
+            UserError: The video cannot be read, or two names cannot be told apart.
+        """
+        names = self._names(classes)
+        info = probe(Path(video), _on_missing_audio(silent))
+        windows = list(self.stream(video, names, frame_position=frame_position, silent=silent))
+        return Result(
+            Path(video), tuple(names), (info.height, info.width), tuple(windows), self.preset, frame_position, silent
+        )
+
+    def stream(
+        self,
+        video: str | Path,
+        classes: Sequence[str] | None = None,
+        *,
+        frame_position: str = "middle",
+        silent: bool = False,
+    ) -> Iterator[ClipResult]:
+        """Segments a video window by window, as it is decoded; memory does not grow with its length.
+
+        Args and errors are those of `segment`.
+
+        Yields:
+            The detections and the label map of each window.
+        """
+        names = self._names(classes)
+        waiting: list[Window] = []
+
+        def clips() -> Iterator[tuple[Any, Any]]:
+            position = FramePosition(frame_position)
+            snippets = self._pipeline.preset.snippets
+            for window in read_windows(Path(video), snippets, position, _on_missing_audio(silent)):
+                waiting.append(window)
+                yield window.frames, window.waveform
+
+        vocabulary = self._pipeline.embed_names(names)
+        for segmentation in self._pipeline.stream(clips(), vocabulary):
+            yield to_clip_result(segmentation, waiting.pop(0), names)
+
+    def export(
+        self, folder: str | Path, formats: Sequence[str] = ("onnx",), precisions: Sequence[str] = ("fp32",)
+    ) -> Path:
+        """Exports the graphs, each compared with PyTorch, as `ovavss export` does.
+
+        Args:
+            folder: Where the artifacts and their manifest go.
+            formats: Of "onnx", "torchscript", "tensorrt" and "tensorrt_rtx".
+            precisions: Of "fp32", "fp16" and "bf16".
+
+        Returns:
+            The folder, which `ovavss.load` takes.
+
+        Raises:
+            UserError: This segmenter was loaded from exported graphs, a format cannot be built here, or an artifact
+                differs from PyTorch.
+        """
+        if self._loaded is None:
+            raise UserError("this segmenter was loaded from exported graphs; load the preset itself to export it")
+        from ovavss.export.build import Builder
+        from ovavss.export.build_spec import BuildSpec
+
+        spec = BuildSpec(tuple(map(Format, formats)), tuple(map(Precision, precisions)))
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        builder = Builder(self._loaded, Path(folder), spec, self._seed)
+        builder.run("")
+        if builder.refused:
+            raise UserError("; ".join(dict.fromkeys(builder.refused.values())))
+        return Path(folder)
+
+    def _names(self, classes: Sequence[str] | None) -> list[str]:
+        return list(self.classes) if classes is None else check_names(classes)
+
+
+def _on_missing_audio(silent: bool) -> OnMissingAudio:
+    return "silence" if silent else "error"
