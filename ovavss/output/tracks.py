@@ -55,7 +55,7 @@ class Result:
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
         """The sounding objects, best first: detections of which more than half is in the label maps. Those of
-        neighboring windows are one track where they have the same name and their masks overlap across the border; within
+        neighboring windows are one track where they have the same name and overlap across the border; within
         a window each detection is an object of its own."""
         finished: list[_Open] = []
         running: list[_Open] = []
