@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -52,6 +53,12 @@ def write_torch(path: Path, content: Any) -> None:
 
     with written_whole(path) as partial, partial.open("wb") as file:
         torch.save(content, file)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial_path(path: Path) -> Path:

@@ -9,14 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ovavss.errors import UserError
+from ovavss.files import sha256
 from ovavss.msda.onnx_node import FallbackBody
-from ovavss.runtime.engines import QUANTIZED, Format, Precision, graph_precision, sha256
+from ovavss.runtime.engines import QUANTIZED, Format, Precision, graph_precision
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "open_clip_torch", "nvidia-modelopt")
 PLANS = (Format.TENSORRT, Format.TENSORRT_RTX)
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _FIRST_WITH_FP8 = (8, 9)
-_LIBRARIES = ("tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx-cu13-bindings")
+_PACKAGES = (
+    "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "open_clip_torch", "nvidia-modelopt",
+    "tensorrt", "tensorrt-cu13-bindings", "tensorrt-rtx-cu13-bindings",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,12 @@ class BuildSpec:
     calibration: tuple[Path, ...] = ()
     layers: bool = False
 
-    def body_of(self, form: Format) -> FallbackBody:
+    def body_of(self, artifact_format: Format) -> FallbackBody:
         """How attention is written: with GridSample, the fastest on CPUs, in ONNX files; with Gather in engines that do
         not take the plugin, as some versions of TensorRT are reported to compute GridSample wrongly."""
-        without_plugin = form is Format.TENSORRT_RTX or (form is Format.TENSORRT and self.plan.plugin is None)
+        without_plugin = artifact_format is Format.TENSORRT_RTX or (
+            artifact_format is Format.TENSORRT and self.plan.plugin is None
+        )
         return self.body or (FallbackBody.GATHER if without_plugin else FallbackBody.GRID_SAMPLE)
 
     def quantized(self) -> bool:
@@ -80,14 +85,14 @@ class BuildSpec:
         """Each format of a graph in each precision that it has; ONNX also where a plan is made from it."""
         precisions = tuple(dict.fromkeys(graph_precision(graph, precision) for precision in self.precisions))
         for precision in precisions:
-            if Format.ONNX in self.formats or any(form in self.formats for form in PLANS):
+            if Format.ONNX in self.formats or any(artifact_format in self.formats for artifact_format in PLANS):
                 yield Format.ONNX, precision
         if Format.TORCHSCRIPT in self.formats:
             yield Format.TORCHSCRIPT, Precision.FP32
-        for form in PLANS:
+        for artifact_format in PLANS:
             for precision in precisions:
-                if form in self.formats:
-                    yield form, precision
+                if artifact_format in self.formats:
+                    yield artifact_format, precision
 
 
 def fingerprint(*parts: object) -> str:
@@ -98,7 +103,7 @@ def fingerprint(*parts: object) -> str:
 def package_versions() -> dict[str, str]:
     """Of what makes the artifacts, as far as it is installed."""
     found = {}
-    for package in (*PACKAGES, *_LIBRARIES):
+    for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -147,7 +147,9 @@ def name_dimensions(model: onnx.ModelProto, spec: GraphSpec) -> None:
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Check the model and write it, whole or not at all."""
+    """Checks a copy of the model without the exporter's notes and writes it, whole or not at all."""
+    source, model = model, onnx.ModelProto()
+    model.CopyFrom(source)
     for node in model.graph.node:
         del node.metadata_props[:]  # stack traces of the exporting machine
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):

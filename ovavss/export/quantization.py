@@ -33,7 +33,7 @@ def quantize(model: onnx.ModelProto, crops: np.ndarray, precision: Precision) ->
     try:
         with tempfile.TemporaryDirectory() as folder:
             source, data, made = (Path(folder) / name for name in ("model.onnx", "crops.npy", "quantized.onnx"))
-            write_model(_copy(model), source)
+            write_model(model, source)
             np.save(data, crops)
             _run([*command, str(source), str(data), precision.value, str(made)])
             return to_half(onnx.load(made), Precision.FP16)
@@ -58,9 +58,3 @@ def _run(command: list[str]) -> None:
     if done.returncode:
         said = done.stderr.strip() or f"exit status {done.returncode}"
         raise QuantizerError(f"ModelOpt did not quantize it: {said.splitlines()[-1].strip()[:300]}")
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -4,7 +4,7 @@ Export, runners and serving know a network by this description alone. Importing 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -34,3 +34,22 @@ class GraphSpec:
     tolerance: float = 1e-4
     thresholds: bool = False
     float32_modules: tuple[str, ...] = ()
+
+
+def describe_graph(spec: GraphSpec) -> dict[str, list[dict[str, Any]]]:
+    """The inputs and outputs of a graph as JSON can hold them."""
+    return {
+        side: [{"name": t.name, "dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)} for t in tensors]
+        for side, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs))
+    }
+
+
+def read_graph(name: str, content: dict[str, list[dict[str, Any]]]) -> GraphSpec:
+    """The specification of a graph from what `describe_graph` returned."""
+    import torch
+
+    inputs, outputs = (
+        tuple(TensorSpec(t["name"], getattr(torch, t["dtype"]), tuple(t["shape"])) for t in content[side])
+        for side in ("inputs", "outputs")
+    )
+    return GraphSpec(name, inputs, outputs)

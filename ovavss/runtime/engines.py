@@ -1,6 +1,5 @@
-"""A folder of built artifacts: its manifest, and the runners that load it."""
+"""A folder of built artifacts: its manifest, and the runners that load it, with no model code."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovavss.errors import UserError
-from ovavss.files import write_json
+from ovavss.files import sha256, write_json
 from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, GRAPHS, Preset
 from ovavss.models.systems import ALL_PRESETS, AnyPreset, find_preset
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ovavss.runtime.runner import Runner
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "ovavss-engines", 3
+FORMAT, VERSION = "ovavss-engines", 4
 
 
 class Format(StrEnum):
@@ -54,16 +53,16 @@ _SUFFIXES = {Format.ONNX: "onnx", Format.TORCHSCRIPT: "torchscript.pt", Format.T
              Format.TENSORRT_RTX: "rtx.plan"}  # fmt: skip
 
 
-def artifact_key(form: Format, precision: Precision) -> str:
+def artifact_key(artifact_format: Format, precision: Precision) -> str:
     """The manifest's name of an artifact of a graph, e.g. `onnx` or `tensorrt_rtx-fp16`."""
-    return form.value if precision is Precision.FP32 else f"{form}-{precision}"
+    return artifact_format.value if precision is Precision.FP32 else f"{artifact_format}-{precision}"
 
 
-def artifact_file(graph: str, form: Format, precision: Precision) -> str:
+def artifact_file(graph: str, artifact_format: Format, precision: Precision) -> str:
     """Its file name, e.g. `usslm.onnx` or `usslm.fp16.rtx.plan`."""
     precision = graph_precision(graph, precision)
     middle = "" if precision is Precision.FP32 else f".{precision}"
-    return f"{graph}{middle}.{_SUFFIXES[form]}"
+    return f"{graph}{middle}.{_SUFFIXES[artifact_format]}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class Manifest:
     """What was built from what.
 
     `size`: the fixed network size, or None; `weights`: SHA-256 by file name; `gpu`: where engines were built, or None;
-    `graphs`: artifacts of each graph by `artifact_key`; `request`: fingerprint of the last finished command.
+    `specs`: inputs and outputs of each graph, as `describe_graph` returns them; `graphs`: artifacts of each graph by
+    `artifact_key`; `request`: fingerprint of the last finished command.
     """
 
     preset: str
@@ -96,6 +96,7 @@ class Manifest:
     seed: int | None
     versions: dict[str, str]
     gpu: str | None
+    specs: dict[str, dict[str, list[dict[str, Any]]]]
     graphs: dict[str, dict[str, Artifact]]
     request: str = ""
 
@@ -104,11 +105,11 @@ class Manifest:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         write_json(folder / MANIFEST, content)
 
+    def graph_specs(self) -> "dict[str, GraphSpec]":
+        """The specification of each graph."""
+        from ovavss.models.graphs import read_graph
 
-def sha256(path: Path) -> str:
-    """Hash of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {name: read_graph(name, content) for name, content in self.specs.items()}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -128,17 +129,23 @@ def read_manifest(folder: Path) -> Manifest:
             for name, artifacts in content.pop("graphs").items()
         }
         size = content.pop("size")
-        return Manifest(**content, graphs=graphs, size=tuple(size) if size else None)
+        manifest = Manifest(**content, graphs=graphs, size=tuple(size) if size else None)
+        tensors = [t for graph in manifest.specs.values() for side in ("inputs", "outputs") for t in graph[side]]
+        if any(tensor.keys() != {"name", "dtype", "shape"} for tensor in tensors):
+            raise ValueError
+        return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a manifest of this version; {how}") from error
 
 
-def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format, precision: Precision) -> Path:
+def checked_artifact(
+    folder: Path, manifest: Manifest, graph: str, artifact_format: Format, precision: Precision
+) -> Path:
     """The file of one artifact; UserError where it is missing or is not the file that the manifest describes."""
-    artifact = manifest.graphs.get(graph, {}).get(artifact_key(form, graph_precision(graph, precision)))
-    path = folder / (artifact.file if artifact else artifact_file(graph, form, precision))
+    artifact = manifest.graphs.get(graph, {}).get(artifact_key(artifact_format, graph_precision(graph, precision)))
+    path = folder / (artifact.file if artifact else artifact_file(graph, artifact_format, precision))
     if artifact is None or not path.exists():
-        wanted = f"--formats {form} --precision {precision}"
+        wanted = f"--formats {artifact_format} --precision {precision}"
         raise UserError(f"{folder} lacks the graph '{graph}' ({path.name}); build the folder again with {wanted}")
     if sha256(path) != artifact.sha256:
         raise UserError(f"{path} is not the file that was built (its SHA-256 differs from {MANIFEST}); build it again")
@@ -146,20 +153,20 @@ def checked_artifact(folder: Path, manifest: Manifest, graph: str, form: Format,
 
 
 def open_engines(
-    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
+    folder: Path, artifact_format: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
 ) -> "tuple[Preset, dict[str, Runner]]":
     """The runners of an engines folder of OV-AVSS; see `open_any_engines`.
 
     Raises UserError also where the folder holds another system's graphs.
     """
-    preset, runners = open_any_engines(folder, form, precision, openvino)
+    preset, runners = open_any_engines(folder, artifact_format, precision, openvino)
     if not isinstance(preset, Preset):
         raise UserError(f"{folder} holds preset '{preset.name}', which only `ovavss segment` runs; give another folder")
     return preset, runners
 
 
 def open_any_engines(
-    folder: Path, form: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
+    folder: Path, artifact_format: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
 ) -> "tuple[AnyPreset, dict[str, Runner]]":
     """The runners of an engines folder, in one format and precision; `openvino` runs ONNX files in place of ONNX
     Runtime.
@@ -167,35 +174,31 @@ def open_any_engines(
     Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
     its hardware is missing.
     """
-    from ovavss.models.systems import graph_specs
-
     manifest = read_manifest(folder)
-    preset = find_preset(manifest.preset)
-    specs = graph_specs(preset, manifest.size)
-    runners = {
-        name: open_artifact(specs[name], checked_artifact(folder, manifest, name, form, precision), form, openvino)
-        for name in specs
-    }
-    return preset, runners
+    runners = {}
+    for name, spec in manifest.graph_specs().items():
+        path = checked_artifact(folder, manifest, name, artifact_format, precision)
+        runners[name] = open_artifact(spec, path, artifact_format, openvino)
+    return find_preset(manifest.preset), runners
 
 
-def open_artifact(spec: "GraphSpec", path: Path, form: Format, openvino: bool = False) -> "Runner":
+def open_artifact(spec: "GraphSpec", path: Path, artifact_format: Format, openvino: bool = False) -> "Runner":
     """One file in the runtime of its format; ONNX files in OpenVINO if asked."""
-    if form is Format.ONNX and openvino:
+    if artifact_format is Format.ONNX and openvino:
         from ovavss.runtime.openvino_runner import OpenVinoRunner
 
         return OpenVinoRunner(spec, path)
-    if form is Format.ONNX:
+    if artifact_format is Format.ONNX:
         from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(spec, path)
-    if form is Format.TORCHSCRIPT:
+    if artifact_format is Format.TORCHSCRIPT:
         from ovavss.runtime.torchscript_runner import TorchScriptRunner
 
         return TorchScriptRunner(spec, path)
     from ovavss.runtime.tensorrt_runner import TensorRTRunner
 
-    return TensorRTRunner(spec, path, rtx=form is Format.TENSORRT_RTX)
+    return TensorRTRunner(spec, path, rtx=artifact_format is Format.TENSORRT_RTX)
 
 
 def torch_runners(models: "Models", names: Iterable[str] | None = None) -> "dict[str, Runner]":

@@ -22,8 +22,9 @@ from bench.backends import Source, backends
 from bench.parity import changes, compare
 from ovavss.commands.process import command
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, world_clips
+from ovavss.files import sha256
 from ovavss.msda.libraries import custom_op_library
-from ovavss.runtime.engines import read_manifest, sha256
+from ovavss.runtime.engines import read_manifest
 
 
 def run(script: str, *arguments: object) -> Result:

@@ -19,12 +19,13 @@ from ovavss.checkpoints.loader import save_checkpoint
 from ovavss.checkpoints.weights import WeightsSource, build_models, load_models
 from ovavss.commands import export as build_engines
 from ovavss.errors import UserError
-from ovavss.export import build
+from ovavss.export import graph_builder
 from ovavss.export.onnx_export import export_graph, write_model
 from ovavss.export.verify import VerificationError, compare, example_inputs
+from ovavss.files import sha256
 from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules, graph_specs
 from ovavss.models.ov_avss.presets import GRAPHS, PRESETS
-from ovavss.runtime.engines import Precision, open_engines, read_manifest, sha256
+from ovavss.runtime.engines import Precision, open_engines, read_manifest
 from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from ovavss.runtime.runner import Runner
 from ovavss.runtime.torch_runner import TorchRunner
@@ -141,7 +142,7 @@ def test_the_first_layer_that_differs_is_named(tmp_path: Path, monkeypatch: pyte
         weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), weight.name))
         write_model(model, path)
 
-    monkeypatch.setattr(build, "write_model", write_damaged)
+    monkeypatch.setattr(graph_builder, "write_model", write_damaged)
     message = refused("--preset", "tiny", "--out", str(tmp_path), "--formats", "onnx")
     assert re.search(
         r"audio_encoder: 'audio' differs from PyTorch by .*first layer that differs is '.*features\.6'", message

@@ -26,11 +26,12 @@ from ovavss.export.build_spec import PlanOptions
 from ovavss.export.calibration import CROPS, LEAST, calibrating, calibration_crops, held_out
 from ovavss.export.tensorrt_build import build_plan
 from ovavss.export.verify import COSINE_MEAN
+from ovavss.files import sha256
 from ovavss.models.ov_avss.graphs import graph_specs
 from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, GRAPHS, PRESETS
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime import tensorrt_library
-from ovavss.runtime.engines import QUANTIZED, Precision, open_engines, read_manifest, sha256, torch_runners
+from ovavss.runtime.engines import QUANTIZED, Precision, open_engines, read_manifest, torch_runners
 from ovavss.runtime.runner import Runner
 from ovavss.serving.repository import write_repository
 from ovavss.serving.targets import Target
