@@ -59,9 +59,9 @@ def _wav(root: Path, subset: str, video: str) -> Path:
     return root / "AVSBench-semantic" / subset / video / "audio.wav"
 
 
-def _frames(paths: list[Path], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def _frames(paths: list[Path], size: tuple[int, int] | None = None, opaque: bool = False) -> NDArray[np.uint8]:
     """Stack images to uint8 [T, H, W, 3]; all have one size, and it is `size` (H, W) if given."""
-    images = [read_image(path) for path in paths]
+    images = [read_image(path, opaque) for path in paths]
     height, width = size or images[0].shape[:2]
     for path, image in zip(paths, images):
         if image.shape[:2] != (height, width):
@@ -287,6 +287,11 @@ class AvsbenchTest:
             frames=_frames(files[chunk]),
             waveform=read_wav(_wav(self.root, subset, video), int(patches.max()) + 1),
             patches=patches[chunk],
-            label_map=rgb_to_ids(_frames(labels[chunk]), self.palette),
+            label_map=np.stack(
+                [
+                    rgb_to_ids(image, self.palette, str(path))
+                    for path, image in zip(labels[chunk], _frames(labels[chunk], opaque=True))
+                ]
+            ),
             clip_labels=clip_labels,
         )

@@ -107,19 +107,53 @@ def read_categories(root: Path, known: Sequence[CategoryTable] = (AVSBENCH_OV,))
         raise UserError(f"{path} is malformed ({error!r}): write it as AVSBench-OV does.") from None
 
 
-def rgb_to_ids(rgb: NDArray[np.uint8], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Label ids uint8 [...] of colors uint8 [..., 3] by exact match in `palette` [K + 1, 3]; unknown colors are 0."""
+def rgb_to_ids(rgb: NDArray[np.uint8], palette: NDArray[np.uint8], name: str = "the label image") -> NDArray[np.uint8]:
+    """Returns the label ids of an image by exact match of its colors.
+
+    Args:
+        rgb: colors, uint8 [..., 3].
+        palette: the color of each id, uint8 [K + 1, 3]; id 0 is background.
+        name: what the message calls the image.
+
+    Returns:
+        Ids, uint8 [...].
+
+    Raises:
+        UserError: a color is not in the palette, so the image is damaged or belongs to another table.
+    """
     weights = np.array([1 << 16, 1 << 8, 1], dtype=np.int64)
     codes, table = rgb.astype(np.int64) @ weights, palette.astype(np.int64) @ weights
     order = np.argsort(table)
     found = order[np.minimum(np.searchsorted(table, codes, sorter=order), len(table) - 1)]
-    return np.where(table[found] == codes, found, 0).astype(np.uint8)
+    unknown = table[found] != codes
+    if unknown.any():
+        color = tuple(int(value) for value in rgb[unknown][0])
+        raise UserError(
+            f"{name} has {int(unknown.sum())} pixels of colors that the category table lacks, the first is {color}: "
+            "restore the original image, whose colors are exact."
+        )
+    return found.astype(np.uint8)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 [H, W, 3] RGB. Raises UserError if it is missing or unreadable."""
+def read_image(path: Path, opaque: bool = False) -> NDArray[np.uint8]:
+    """Reads an image file as RGB, uint8 [H, W, 3].
+
+    Args:
+        path: the file.
+        opaque: refuse an image with transparent pixels, whose colors mean nothing.
+
+    Raises:
+        UserError: the file is missing, unreadable, or has transparent pixels where it may not.
+    """
     try:
         with Image.open(path) as image:
+            if opaque and image.has_transparency_data:
+                alpha = np.asarray(image.convert("RGBA"))[..., 3]
+                if alpha.min() < 255:
+                    raise UserError(
+                        f"{path} has {int((alpha < 255).sum())} transparent pixels, whose label is not known (alpha "
+                        f"{int(alpha.min())} instead of 255): restore the original image."
+                    )
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: restore the image or remove its video from the list.") from None

@@ -102,7 +102,43 @@ def test_colors_to_ids() -> None:
     assert len(np.unique(avsbench_ov.voc_palette(256), axis=0)) == 256
     assert (avsbench_ov.rgb_to_ids(palette[None], palette) == np.arange(71)).all()
     unknown = np.array([[[1, 2, 3], [255, 255, 255], [128, 0, 0]]], np.uint8)
-    assert avsbench_ov.rgb_to_ids(unknown, palette).tolist() == [[0, 0, 1]]
+    with pytest.raises(UserError, match=r"0.png has 2 pixels of colors that the category table lacks.*\(1, 2, 3\)"):
+        avsbench_ov.rgb_to_ids(unknown, palette, "0.png")
+
+
+def _gray_ids(label: Image.Image) -> Image.Image:
+    return Image.fromarray(np.full((H, W), 69, np.uint8))
+
+
+def _smoothed(label: Image.Image) -> Image.Image:
+    return label.resize((W // 2, H // 2), Image.Resampling.BILINEAR).resize((W, H), Image.Resampling.BILINEAR)
+
+
+def _transparent(label: Image.Image) -> Image.Image:
+    label.putalpha(Image.new("L", (W, H), 0))
+    return label
+
+
+def _recolored(label: Image.Image) -> Image.Image:
+    indexed = label.convert("P", palette=Image.Palette.ADAPTIVE)
+    indexed.putpalette([value // 2 for value in indexed.getpalette() or []])
+    return indexed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_gray_ids, r"colors that the category table lacks, the first is \(69, 69, 69\)"),
+        (_smoothed, "colors that the category table lacks"),
+        (_transparent, r"768 transparent pixels, whose label is not known \(alpha 0"),
+        (_recolored, "colors that the category table lacks"),
+    ],
+)
+def test_damaged_label_images_are_refused(root: Path, damage: Callable[..., Image.Image], message: str) -> None:
+    path = root / LABEL
+    damage(Image.open(path).convert("RGB")).save(path)
+    with pytest.raises(UserError, match=rf"labels_rgb/0.png has .*{message}"):
+        AvsbenchTest(root).item(0)
 
 
 def test_category_tables(root: Path) -> None:
