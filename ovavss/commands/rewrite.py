@@ -26,12 +26,9 @@ def rewrite(
     from ovavss.msda.rewrite.model import rewrite as rewrite_model
 
     loaded = files.read(model)
-    files.check_output(model, out, loaded)
+    files.check_output(out)
     report = rewrite_model(loaded, model.parent, attention_body)
-    if report.replaced:
-        files.write(loaded, model, out)
-    else:
-        files.copy(model, out)
+    files.write(loaded, model, out, changed=bool(report.replaced))
     _print(report, out)
 
 

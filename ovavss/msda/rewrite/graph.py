@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from ovavss.msda.rewrite import external_data
 
 # Larger constants are weights: nothing that is looked for depends on what they hold.
 _LARGEST_CONSTANT = 4096
@@ -50,7 +53,9 @@ class Graph:
             tensor = entry.t
         if np.prod(tensor.dims, dtype=float) > _LARGEST_CONSTANT:
             return None
-        return numpy_helper.to_array(tensor, str(self._folder))
+        if uses_external_data(tensor):
+            tensor = external_data.read(tensor, self._folder)
+        return numpy_helper.to_array(tensor)
 
     def initializer_dims(self, name: str) -> list[int] | None:
         """Also of large ones."""

@@ -5,57 +5,17 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from page_model import page, page_model
+from onnx import TensorProto, helper
+from running import ops, rewritten, run, text_feeds
 from spellings import CHANNELS, HEADS, POINTS, LevelByLevel, PointsSplit, Spelling, Stacked, text_model
 from torch.export import Dim
-from typer.testing import CliRunner
 
-from ovavss.commands.app import app
 from ovavss.errors import UserError
 from ovavss.msda.libraries import custom_op_library, session_options
-from ovavss.msda.onnx_node import DOMAIN, PLAIN, FallbackBody
-from ovavss.msda.rewrite.model import Report, rewrite
-
-Feeds = dict[str, np.ndarray]
-
-
-def run(model: onnx.ModelProto | Path, feeds: Feeds, options: onnxruntime.SessionOptions | None = None) -> np.ndarray:
-    return run_all(model, feeds, options)[0]
-
-
-def run_all(
-    model: onnx.ModelProto | Path, feeds: Feeds, options: onnxruntime.SessionOptions | None = None
-) -> list[np.ndarray]:
-    options = options or onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 2, 3
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
-
-
-def rewritten(model: onnx.ModelProto, body: FallbackBody = FallbackBody.GRID_SAMPLE) -> tuple[onnx.ModelProto, Report]:
-    new = onnx.ModelProto.FromString(model.SerializeToString())
-    report = rewrite(new, Path(), body)
-    onnx.checker.check_model(new, full_check=True)
-    return new, report
-
-
-def ops(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
-
-
-def text_feeds(batch: int = 3, queries: int = 5) -> Feeds:
-    random = np.random.default_rng(0)
-    return {
-        "value": random.standard_normal((batch, 40, 2, 8), np.float32),
-        "locations": random.uniform(-0.2, 1.2, (batch, queries, 2, 2, 3, 2)).astype(np.float32),
-        "weights": random.random((batch, queries, 2, 2, 3), np.float32),
-    }
-
+from ovavss.msda.onnx_node import PLAIN, FallbackBody
+from ovavss.msda.rewrite.model import rewrite
 
 # What exporters write --------------------------------------------------------------------------------------------
 
@@ -287,108 +247,3 @@ def test_with_the_custom_op() -> None:
     feeds = text_feeds()
     got = run(after, feeds, session_options(["CPUExecutionProvider"]))
     np.testing.assert_allclose(got, run(before, feeds), atol=1e-5)
-
-
-# The command -------------------------------------------------------------------------------------------------------
-
-
-def command(*arguments: str | Path) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["rewrite", *map(str, arguments)])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
-
-
-def test_command(tmp_path: Path) -> None:
-    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
-    onnx.save(text_model(), before)
-    code, said = command(before, after, "--attention-body", "gather")
-    assert code == 0, said
-    assert "2: 4 x 7, 3 x 4" in said
-    assert "1 deformable attention replaced" in said
-    assert "GridSample" not in [node.op_type for node in onnx.load(after).functions[0].node]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["after.onnx", "before.onnx"]
-    np.testing.assert_allclose(run(after, text_feeds()), run(before, text_feeds()), atol=1e-5)
-
-
-def test_command_on_a_model_with_none(tmp_path: Path) -> None:
-    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
-    onnx.save(text_model(attributes="align_corners = 1"), before)
-    code, said = command(before, after)
-    assert code == 0, said
-    assert "left as it is: sample0: align_corners is 1; the op knows 0" in said
-    assert "holds no deformable attention that could be replaced, and is unchanged" in said
-    assert after.read_bytes() == before.read_bytes()
-
-
-def test_bad_files(tmp_path: Path) -> None:
-    good, bad, empty = (tmp_path / name for name in ("good.onnx", "bad.onnx", "empty.onnx"))
-    onnx.save(text_model(), good)
-    bad.write_bytes(b"no model at all")
-    empty.touch()
-    for arguments, message in (
-        ((tmp_path / "missing.onnx", tmp_path / "out.onnx"), "missing.onnx cannot be read (No such file or directory)"),
-        ((bad, tmp_path / "out.onnx"), "bad.onnx is not an ONNX model; give a file that an ONNX exporter wrote"),
-        ((empty, tmp_path / "out.onnx"), "empty.onnx is not an ONNX model"),
-        ((good, tmp_path / "nowhere" / "out.onnx"), "there is no folder"),
-        ((good, tmp_path), "is a folder; give the name of a file"),
-        ((good, bad / "out.onnx"), "there is no folder"),
-    ):
-        code, said = command(*arguments)
-        assert code == 2
-        assert message in said
-        assert len(said.splitlines()) == 1, said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.onnx", "empty.onnx", "good.onnx"]
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    onnx.save(text_model(), tmp_path / "in.onnx")
-    code, said = command(tmp_path / "in.onnx", Path("/proc/out.onnx"))
-    assert code == 2
-    assert "cannot be written" in said
-
-
-def test_external_data(tmp_path: Path) -> None:
-    model = text_model(changes={"wide = Reshape (summed, out_shape)": "wide_ = Reshape (summed, out_shape)\n"
-                                "wide = Mul (wide_, big)"})  # fmt: skip
-    model.graph.initializer.append(numpy_helper.from_array(np.full((16, 1), 3, np.float32), "big"))
-    source, elsewhere = tmp_path / "in.onnx", tmp_path / "folder"
-    elsewhere.mkdir()
-    onnx.save(model, source, save_as_external_data=True, location="in.data", size_threshold=0)
-    code, said = command(source, elsewhere / "out.onnx")
-    assert code == 2
-    assert "keeps weights in files beside it, which OUT would not find; give OUT in" in said
-    code, said = command(source, tmp_path / "out.onnx")
-    assert code == 0, said
-    np.testing.assert_allclose(run(tmp_path / "out.onnx", text_feeds()), run(source, text_feeds()), atol=1e-5)
-
-
-# A real model ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_pages(tmp_path: Path) -> None:
-    """PP-DocLayoutV3 with its trained layers: 300 rows of (class, score, box, order) and 300 masks."""
-    source, feeds = page_model(), page()
-    rows, count, masks = run_all(source, feeds)
-    assert (rows[:, 1] > 0.5).sum() >= 4  # the title, both columns and the table are seen
-    variants = {f"{body}": (body, None) for body in FallbackBody}
-    if custom_op_library() is not None:
-        variants["custom op"] = (FallbackBody.GRID_SAMPLE, session_options(["CPUExecutionProvider"]))
-    for name, (body, options) in variants.items():
-        out = tmp_path / f"{body}.onnx"
-        code, said = command(source, out, "--attention-body", body)
-        assert code == 0, said
-        assert "6 deformable attentions replaced" in said
-        assert said.count("3: 100 x 100, 50 x 50, 25 x 25") == 6
-        model = onnx.load(out)
-        assert sum(node.domain == DOMAIN for node in model.graph.node) == 6
-        assert "GridSample" not in ops(model)
-        new_rows, new_count, new_masks = run_all(out, feeds, options)
-        # Rows are sorted by score, and rows of equal score may change places.
-        order, new_order = (np.lexsort(np.round(r[:, [4, 3, 2, 0]]).T) for r in (rows, new_rows))
-        rows_sorted, new_sorted = rows[order], new_rows[new_order]
-        difference = np.abs(rows_sorted - new_sorted).max(0) / np.abs(rows).max(0)
-        print(f"{name}: largest difference of each column, of its largest value: {difference}")
-        assert (difference < 1e-4).all(), name
-        assert (new_count == count).all()
-        assert (masks[order] != new_masks[new_order]).mean() < 1e-5
