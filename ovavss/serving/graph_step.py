@@ -12,8 +12,8 @@ import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
 from ovavss.errors import UserError
-from ovavss.models.ov_avss.graphs import graph_specs
-from ovavss.models.ov_avss.presets import PRESETS, USSLM_GRAPH
+from ovavss.models.graphs import read_graph
+from ovavss.models.ov_avss.presets import USSLM_GRAPH
 from ovavss.runtime.engines import Format, open_artifact
 
 _LOWER_PRIORITY = 5
@@ -56,8 +56,7 @@ class GraphStep:
         config = json.loads(args["model_config"])
         lower_priority(config)
         chosen = settings(config)
-        size = tuple(int(side) for side in chosen["size"].split("x")) if chosen["size"] else None
-        self.spec = graph_specs(PRESETS[chosen["preset"]], size)[config["name"]]  # type: ignore[arg-type]
+        self.spec = read_graph(config["name"], json.loads(chosen["spec"]))
         self.batch = int(chosen["batch"])
         path = Path(args["model_repository"], args["model_version"], chosen["artifact"])
         self.runner = open_artifact(self.spec, path, Format(chosen["format"]))

@@ -6,10 +6,10 @@ from pycocotools import mask as coco_mask
 from ovavss.serving.request import MaskFormat
 
 
-def pack(masks: np.ndarray, form: MaskFormat) -> np.ndarray:
+def pack(masks: np.ndarray, mask_format: MaskFormat) -> np.ndarray:
     """Masks bool [k, T, H, W] -> uint8 [k, T, L]."""
     count, snippets, height, width = masks.shape
-    if form is MaskFormat.BITS:
+    if mask_format is MaskFormat.BITS:
         return np.packbits(masks.reshape(count, snippets, height * width), axis=-1)
     flat = np.asfortranarray(masks.reshape(-1, height, width).transpose(1, 2, 0), dtype=np.uint8)
     counts = [rle["counts"] for rle in coco_mask.encode(flat)]
@@ -18,10 +18,10 @@ def pack(masks: np.ndarray, form: MaskFormat) -> np.ndarray:
     return np.array(text, np.uint8).reshape(count, snippets, length)
 
 
-def unpack(packed: np.ndarray, form: MaskFormat, size: tuple[int, int]) -> np.ndarray:
+def unpack(packed: np.ndarray, mask_format: MaskFormat, size: tuple[int, int]) -> np.ndarray:
     """uint8 [k, T, L] -> masks bool [k, T, H, W] of the given (H, W)."""
     count, snippets, _ = packed.shape
-    if form is MaskFormat.BITS:
+    if mask_format is MaskFormat.BITS:
         bits = np.unpackbits(packed, axis=-1, count=size[0] * size[1])
         return bits.reshape(count, snippets, *size).astype(bool)
     if count == 0:

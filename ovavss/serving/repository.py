@@ -1,5 +1,6 @@
 """Writes a model repository for Triton: the template in triton_repo/, filled in for one preset, and the artifacts."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from ovavss.errors import UserError
 from ovavss.files import partial_path, remove_leftovers
 from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
-from ovavss.models.ov_avss.graphs import graph_specs
 from ovavss.models.ov_avss.presets import (
     AUDIO_ENCODER,
     CLIP_IMAGE_ENCODER,
@@ -62,16 +62,16 @@ def write_repository(
     out: Path,
     target: Target = Target.PYTHON,
     precision: Precision = Precision.FP32,
-    form: Format | None = None,
+    artifact_format: Format | None = None,
     operator: str | None = None,
 ) -> None:
     """Write the repository of an engines folder as `out`, whole or not at all; an earlier one there is replaced.
 
-    `form`: for the Python target, which artifacts its runners load (default ONNX). `operator`: path of our ONNX Runtime
-    operator on the server, for that target. Raises UserError where an artifact is missing, a configuration does not fit
-    it, or `out` holds something else.
+    `artifact_format`: for the Python target, which artifacts its runners load (default ONNX). `operator`: path of our
+    ONNX Runtime operator on the server, for that target. Raises UserError where an artifact is missing, a configuration
+    does not fit it, or `out` holds something else.
     """
-    if form is not None and target in _FORMATS and form is not _FORMATS[target]:
+    if artifact_format is not None and target in _FORMATS and artifact_format is not _FORMATS[target]:
         raise UserError(f"--target {target} serves {_FORMATS[target]} files; leave --format out")
     if operator is not None and target is not Target.ONNXRUNTIME:
         raise UserError(
@@ -80,16 +80,16 @@ def write_repository(
     # What OnnxRuntimeRunner switches off for it, that server does not let us.
     if precision is Precision.FP8 and target is Target.ONNXRUNTIME:
         raise UserError("--target onnxruntime cannot load fp8; give --precision int8, or --target tensorrt or python")
-    manifest, form = read_manifest(engines), _FORMATS.get(target, form or Format.ONNX)
+    manifest, artifact_format = read_manifest(engines), _FORMATS.get(target, artifact_format or Format.ONNX)
     _check_place(out)
     partial = partial_path(out)
     try:
         remove_leftovers(out.parent, out.name)
         shutil.rmtree(partial, ignore_errors=True)
         for name in MODELS:
-            artifact = checked_artifact(engines, manifest, name, form, precision) if name in GRAPHS else None
-            file = artifact_file(name, form, precision) if target is Target.PYTHON else _FILES[target]
-            values = _values(manifest, target, form, name, file, operator)
+            artifact = checked_artifact(engines, manifest, name, artifact_format, precision) if name in GRAPHS else None
+            file = artifact_file(name, artifact_format, precision) if target is Target.PYTHON else _FILES[target]
+            values = _values(manifest, target, artifact_format, name, file, operator)
             _write_model(partial / name, target, values, artifact, file)
         check_repository(partial, manifest)
         if out.exists():
@@ -124,7 +124,7 @@ def _write_model(folder: Path, target: Target, values: Mapping[str, object], art
 
 
 def _values(
-    manifest: Manifest, target: Target, form: Format, name: str, file: str, operator: str | None
+    manifest: Manifest, target: Target, artifact_format: Format, name: str, file: str, operator: str | None
 ) -> dict[str, object]:
     """What the templates' `$names` stand for."""
     preset = PRESETS[manifest.preset]
@@ -148,11 +148,12 @@ def _values(
             CLIP_IMAGE_ENCODER: Options().clip_batch,
             CLIP_TEXT_ENCODER: SENTENCE_BATCH,
         }
-        size = f"{height}x{width}" if manifest.size else ""
-        chosen = {"preset": preset.name, "size": size, "format": form.value, "artifact": file,
+        spec = json.dumps(manifest.specs[name]) if name in GRAPHS else ""
+        chosen = {"spec": spec, "format": artifact_format.value, "artifact": file,
                   "batch": batch.get(name, 0), "FORCE_CPU_ONLY_INPUT_TENSORS": "no"}  # fmt: skip
         values["graph_parameters"] = "\n".join(
-            f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' for key, value in chosen.items()
+            f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(str(value))} }} }}'
+            for key, value in chosen.items()
         )
     elif operator is not None and name == USSLM_GRAPH:
         values["graph_parameters"] = f'model_operations {{ op_library_filename: [ "{operator}" ] }}'
@@ -173,7 +174,7 @@ def check_repository(folder: Path, manifest: Manifest) -> None:
     Raises UserError at the first that does not fit.
     """
     configs = {name: read_config(folder / name / "config.pbtxt") for name in MODELS}
-    for name, spec in graph_specs(PRESETS[manifest.preset], manifest.size).items():
+    for name, spec in manifest.graph_specs().items():
         _check_graph(configs[name], spec)
     ensemble = configs[ENSEMBLE]
     tensors = {tensor.name: _boundary(tensor, 0) for tensor in ensemble.input}

@@ -104,7 +104,7 @@ def test_the_command(tiny_engines: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         suffix = "onnx" if precision is Precision.FP32 else "fp16.onnx"
         assert (out / "usslm" / "1" / "model.onnx").read_bytes() == (tiny_engines / f"usslm.{suffix}").read_bytes()
-    write_repository(tiny_engines, out, Target.PYTHON, form=Format.TORCHSCRIPT)
+    write_repository(tiny_engines, out, Target.PYTHON, artifact_format=Format.TORCHSCRIPT)
     assert (out / "usslm" / "1" / "usslm.torchscript.pt").is_file()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep me")
