@@ -51,7 +51,12 @@ def test_segment_stream_and_save(video: Path, tmp_path: Path) -> None:
     command += ["--proposals", "sounding", "--out", tmp_path / "command"]
     assert subprocess.run([str(part) for part in command], capture_output=True).returncode == 0
     ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("api", "command"))
-    assert ours["frames"] == theirs["frames"] and ours["classes"] == theirs["classes"]
+    assert ours["classes"] == theirs["classes"] and len(ours["frames"]) == len(theirs["frames"])
+    # Two processes may sum in another order (threads, memory alignment): scores agree to rounding, the rest exactly.
+    for one, other in zip(ours["frames"], theirs["frames"], strict=True):
+        scores, expected = ([found.pop("score") for found in frame["objects"]] for frame in (one, other))
+        assert one == other
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_exported_graphs(video: Path, tiny_engines: Path) -> None:
