@@ -52,11 +52,13 @@ docs: .venv/.complete
 	touch .venv/.complete
 	$(RUN)mkdocs build --strict --site-dir build/site
 
-# The libraries that `make plugins` built go into the wheel.
-wheel: plugins
-	OVAVSS_WHEEL_LIBRARIES=build/plugins $(RUN)python -m hatchling build -t wheel -d dist
+# ovavss, pure Python, and ovavss-msda, the operator's libraries as far as they can be built here.
+wheel: .venv/.complete
+	$(RUN)python -m hatchling build -t wheel -d dist
+	VIRTUAL_ENV="$(abspath .venv)" PATH="$(BIN):$$PATH" $(UV) build --wheel --no-build-isolation \
+	  --python $(BIN)/python --out-dir dist plugins/msdeform_attn
 	$(RUN)twine check dist/*.whl
-	$(RUN)check-wheel-contents dist/*.whl
+	$(RUN)check-wheel-contents dist/ovavss-*.whl
 
 artifacts/%/manifest.json: .venv/.complete $(wildcard ovavss/models/ov_avss/*.py ovavss/msda/*.py ovavss/export/*.py ovavss/checkpoints/shipped_weights/*)
 	$(RUN)python export/build_engines.py --preset $* --out $(@D) $(if $(WEIGHTS),--weights "$(WEIGHTS)")

@@ -5,7 +5,9 @@ ONNX Runtime takes its kernels and leaves the function alone; else it runs the f
 """
 
 import ctypes
+import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 LIBRARY = "libovavss_msdeform_attn_ort.so"
-_PACKAGE = Path(__file__).parents[1]
+_REPOSITORY = Path(__file__).parents[2]
 
 
 def custom_op_library() -> Path | None:
@@ -25,13 +27,15 @@ def custom_op_library() -> Path | None:
 
 
 def find_library(name: str) -> Path | None:
-    """A built library: in the folder OVAVSS_PLUGIN_DIR, else build/plugins of the repository, else ovavss/lib."""
+    """A built library: in the folder OVAVSS_PLUGIN_DIR, else build/plugins of the repository, else of ovavss-msda."""
     if given := os.environ.get("OVAVSS_PLUGIN_DIR"):
         library = Path(given) / name
         if not library.is_file():
             raise UserError(f"OVAVSS_PLUGIN_DIR: {library} does not exist; build it with `make plugins` or unset it")
         return library
-    for folder in (_PACKAGE.parent / "build" / "plugins", _PACKAGE / "lib"):
+    package = importlib.util.find_spec("ovavss_msda") if sys.modules.get("ovavss_msda", True) else None
+    installed = [Path(folder) / "lib" for folder in (package.submodule_search_locations or [])] if package else []
+    for folder in (_REPOSITORY / "build" / "plugins", *installed):
         if (folder / name).is_file():
             return folder / name
     return None

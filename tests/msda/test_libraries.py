@@ -1,5 +1,6 @@
 """Where the ONNX Runtime operator's library is looked for, and when it is registered."""
 
+import sys
 from pathlib import Path
 
 import onnxruntime
@@ -13,7 +14,9 @@ from ovavss.msda import libraries as custom_op
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with nothing built."""
     monkeypatch.delenv("OVAVSS_PLUGIN_DIR", raising=False)
-    monkeypatch.setattr(custom_op, "_PACKAGE", tmp_path / "ovavss")
+    monkeypatch.setattr(custom_op, "_REPOSITORY", tmp_path)
+    monkeypatch.setitem(sys.modules, "ovavss_msda", None)
+    monkeypatch.syspath_prepend(tmp_path / "site")
     return tmp_path
 
 
@@ -25,7 +28,9 @@ def put(folder: Path) -> Path:
 
 def test_order(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert custom_op.custom_op_library() is None
-    installed = put(tree / "ovavss" / "lib")
+    installed = put(tree / "site" / "ovavss_msda" / "lib")
+    (installed.parents[1] / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "ovavss_msda")
     assert custom_op.custom_op_library() == installed
     built = put(tree / "build" / "plugins")
     assert custom_op.custom_op_library() == built

@@ -3,7 +3,7 @@ set(OVAVSS_PYTHON "" CACHE FILEPATH "The Python whose packages are searched, bes
 
 set(OVAVSS_SITE_PACKAGES "")
 set(OVAVSS_NVIDIA_PACKAGES "")
-set(candidates "${OVAVSS_PYTHON}" "$ENV{VIRTUAL_ENV}/bin/python" "${PROJECT_SOURCE_DIR}/.venv/bin/python" python3)
+set(candidates "${OVAVSS_PYTHON}" "$ENV{VIRTUAL_ENV}/bin/python" "${PROJECT_SOURCE_DIR}/../../.venv/bin/python" python3)
 foreach(python IN LISTS candidates)
   if(python STREQUAL "" OR (IS_ABSOLUTE "${python}" AND NOT EXISTS "${python}"))
     continue()

@@ -4,7 +4,7 @@
 # one library, and the summary says which.
 option(OVAVSS_FETCH_HEADERS "Download missing headers" ON)
 set(OVAVSS_DEBIAN_MIRROR "https://deb.debian.org/debian" CACHE STRING "Where Debian's packages are downloaded from")
-set(third_party "${PROJECT_SOURCE_DIR}/../shared/third_party")
+set(third_party "${PROJECT_SOURCE_DIR}/../../../shared/third_party")
 
 # Downloads `files` below `url`; leaves the folder in `out`, or nothing and a warning.
 function(fetch_headers name url files out)
