@@ -61,5 +61,6 @@ def register(session_options: "onnxruntime.SessionOptions | None" = None) -> "on
 def _library(name: str) -> str:
     path = _ROOT / "lib" / _NAME.format(name)
     if not path.is_file():
-        raise FileNotFoundError(f"this build of ovavss-msda has no {path.name}: its README says how to build one that has")
+        reason = f"this build of ovavss-msda has no {path.name}: its README says how to build one that has"
+        raise FileNotFoundError(reason)
     return str(path)
