@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ovavss.errors import DataWarning, UserError
-from ovavss.media.video import FramePosition, OnMissingAudio, Window, probe, read_windows
+from ovavss.media.video import FramePosition, ReadOptions, Window, probe, read_windows
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.systems import ALL_PRESETS, OPEN_AVS, AnyPreset, find_preset
 from ovavss.output.results import ClipResult
@@ -147,6 +147,8 @@ class Segmenter:
         *,
         frame_position: str = "middle",
         silent: bool = False,
+        video_stream: int | None = None,
+        audio_stream: int | None = None,
     ) -> Result:
         """Segments a whole video. All its masks are in memory at a time; for a long video use `stream`.
 
@@ -155,6 +157,8 @@ class Segmenter:
             classes: The names to choose from. Default: `self.classes`.
             frame_position: Which frame of each second is segmented: "start", "middle" or "end".
             silent: Take silence where the video has no sound track; else that is an error.
+            video_stream: The index of the stream with the picture, as ffprobe counts. Default: what a player takes.
+            audio_stream: The same for the sound.
 
         Returns:
             Tracks, label maps and scores.
@@ -163,11 +167,10 @@ class Segmenter:
             UserError: The video cannot be read, or two names cannot be told apart.
         """
         names = self._names(classes)
-        info = probe(Path(video), _on_missing_audio(silent))
-        windows = list(self.stream(video, names, frame_position=frame_position, silent=silent))
-        return Result(
-            Path(video), tuple(names), (info.height, info.width), tuple(windows), self.preset, frame_position, silent
-        )
+        reading = _read_options(frame_position, silent, video_stream, audio_stream)
+        info = probe(Path(video), reading)
+        windows = tuple(self._stream(Path(video), names, reading))
+        return Result(Path(video), tuple(names), (info.height, info.width), windows, self.preset, reading)
 
     def stream(
         self,
@@ -176,6 +179,8 @@ class Segmenter:
         *,
         frame_position: str = "middle",
         silent: bool = False,
+        video_stream: int | None = None,
+        audio_stream: int | None = None,
     ) -> Iterator[ClipResult]:
         """Segments a video window by window, as it is decoded; memory does not grow with its length.
 
@@ -184,13 +189,14 @@ class Segmenter:
         Yields:
             The detections and the label map of each window.
         """
-        names = self._names(classes)
+        reading = _read_options(frame_position, silent, video_stream, audio_stream)
+        return self._stream(Path(video), self._names(classes), reading)
+
+    def _stream(self, video: Path, names: list[str], reading: ReadOptions) -> Iterator[ClipResult]:
         waiting: list[Window] = []
 
         def clips() -> Iterator[tuple[Any, Any]]:
-            position = FramePosition(frame_position)
-            snippets = self._pipeline.preset.snippets
-            for window in read_windows(Path(video), snippets, position, _on_missing_audio(silent)):
+            for window in read_windows(video, self._pipeline.preset.snippets, reading):
                 waiting.append(window)
                 yield window.frames, window.waveform
 
@@ -232,5 +238,7 @@ class Segmenter:
         return list(self.classes) if classes is None else check_names(classes)
 
 
-def _on_missing_audio(silent: bool) -> OnMissingAudio:
-    return "silence" if silent else "error"
+def _read_options(frame_position: str, silent: bool, video_stream: int | None, audio_stream: int | None) -> ReadOptions:
+    if frame_position not in list(FramePosition):
+        raise UserError(f"frame_position is '{frame_position}'; give one of {', '.join(FramePosition)}")
+    return ReadOptions(FramePosition(frame_position), "silence" if silent else "error", video_stream, audio_stream)

@@ -36,6 +36,14 @@ MergeOption = Annotated[
     float | None,
     typer.Option("--merge-iou", min=0, max=1, help="Queries that overlap this much share a crop. Default: none do."),
 ]
+VideoStreamOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Index of the stream with the picture, as ffprobe counts. Default: what a player takes."),
+]
+AudioStreamOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Index of the stream with the sound, as ffprobe counts. Default: what a player takes."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of random weights, where no weights are given.")]
 
 

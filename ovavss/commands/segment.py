@@ -10,6 +10,7 @@ import typer
 
 from ovavss.commands.options import (
     AnyPresetName,
+    AudioStreamOption,
     ClipWeightsOption,
     ConfidenceThresholdOption,
     FramesPerQueryOption,
@@ -17,6 +18,7 @@ from ovavss.commands.options import (
     PartialOption,
     PresetName,
     SeedOption,
+    VideoStreamOption,
     WeightsOption,
     warn,
 )
@@ -144,19 +146,23 @@ def segment(
         bool, typer.Option("--offline", help="With open_avs: ask no registry for weights that are not in the cache.")
     ] = False,
     silent: Annotated[bool, typer.Option("--silent", help="Take silence where the video has no sound.")] = False,
+    video_stream: VideoStreamOption = None,
+    audio_stream: AudioStreamOption = None,
     url: Annotated[str | None, typer.Option(help="A server, grpc://HOST:PORT, in place of --engines.")] = None,
     deadline: Annotated[
         float, typer.Option(min=0.1, help="With --url: seconds that five seconds of video may take.")
     ] = 120,
 ) -> None:
     """Find, outline and name what sounds in a video."""
-    from ovavss.media.video import FramePosition, OnMissingAudio, probe
+    from ovavss.media.video import FramePosition, ReadOptions, probe
     from ovavss.output.results import check_output_folder
     from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline, segment_video
 
     out = check_output_folder(out or Path(f"{video.name}.ovavss"))
-    probe(video, "silence" if silent else "error")
+    position = FramePosition(frame_position.value)
+    reading = ReadOptions(position, "silence" if silent else "error", video_stream, audio_stream)
+    probe(video, reading)
     chosen = preset.value if preset is not None else None  # type: ignore[attr-defined]
     unasked = chosen is None and not (engines or weights or clip) and runner is RunnerName.ONNXRUNTIME
     open_avs = url is None and (chosen == OPEN_AVS or unasked)
@@ -210,8 +216,7 @@ def segment(
             "merge_iou": merge_iou,
             "frame_position": frame_position.value,
         }
-        silence: OnMissingAudio = "silence" if silent else "error"
-        print(segment_video(video, out, pipeline, names, FramePosition(frame_position.value), silence, settings))
+        print(segment_video(video, out, pipeline, names, reading, settings))
         print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
 
 

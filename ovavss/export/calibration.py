@@ -91,9 +91,9 @@ def _world(preset: Preset, runners: Mapping[str, "Runner"], rng: np.random.Gener
 
 
 def _windows_of(path: Path, snippets: int) -> int:
-    from ovavss.media.video import probe
+    from ovavss.media.video import ReadOptions, probe
 
-    info = probe(path, "silence")
+    info = probe(path, ReadOptions(on_missing_audio="silence"))
     if info.channels is None:
         raise UserError(f"{path} has no sound track; calibrate on videos with sound")
     return -(-info.seconds // snippets)

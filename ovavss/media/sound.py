@@ -35,9 +35,9 @@ class Sound:
     Channels are averaged with equal weights, as the published code does, not mixed down as a player would.
     """
 
-    def __init__(self, frames: Frames, zero: float, name: str = "the sound track") -> None:
-        self._name, self._warned = name, False
-        self._chunks = self._resampled(frames, zero)
+    def __init__(self, frames: Frames | None, zero: float, name: str = "the sound track") -> None:
+        self._name, self._warned, self._expected = name, False, frames is not None
+        self._chunks = self._resampled(frames or iter(()), zero)
         self._rest = np.zeros(0, np.float32)
 
     def read(self, count: int) -> np.ndarray:
@@ -85,6 +85,10 @@ class Sound:
             position += len(samples)
             if len(samples):
                 yield rate, samples
+        if not rate and self._expected:
+            warnings.warn(
+                f"{self._name}: the sound track holds no sound; it counts as silence", DataWarning, stacklevel=2
+            )
 
     def _repaired(self, samples: np.ndarray, time: float, rate: int) -> np.ndarray:
         """Samples that are no number, or out of every range, as silence; the first one is told with its time."""

@@ -18,13 +18,13 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ovavss.errors import UserError
 from ovavss.files import check_regular_file
 from ovavss.media.sound import SAMPLE_RATE, Sound
+from ovavss.media.streams import choose_streams
 
 # Timestamps of many containers are rounded to milliseconds.
 _TICK = 2e-3
@@ -51,8 +51,26 @@ class FramePosition(StrEnum):
 
 
 @dataclass(frozen=True)
+class ReadOptions:
+    """How a video is read.
+
+    Attributes:
+        frame_position: Which frame of a second stands for it.
+        on_missing_audio: "silence" takes silence where there is no sound track; "error" refuses the file.
+        video_stream: The index of the stream with the picture, as ffprobe counts. Default: what a player would take.
+        audio_stream: The same for the sound.
+    """
+
+    frame_position: FramePosition = FramePosition.MIDDLE
+    on_missing_audio: OnMissingAudio = "error"
+    video_stream: int | None = None
+    audio_stream: int | None = None
+
+
+@dataclass(frozen=True)
 class MediaInfo:
-    """What a file promises: size as displayed (pixels), duration (s), and how many snippets that makes."""
+    """What a file promises: size as displayed (pixels), duration (s), and how many snippets that makes; and the indices
+    of the streams that are read."""
 
     path: Path
     width: int
@@ -62,6 +80,8 @@ class MediaInfo:
     sample_rate: int | None
     channels: int | None
     seconds: int
+    video_stream: int
+    audio_stream: int | None
 
 
 @dataclass(frozen=True)
@@ -78,39 +98,38 @@ class Window:
     timestamps: np.ndarray
 
 
-def probe(path: Path, on_missing_audio: OnMissingAudio = "error") -> MediaInfo:
+def probe(path: Path, options: ReadOptions = ReadOptions()) -> MediaInfo:
     """Read the header and the first frame. UserError where the file is missing, not a video, or has no sound."""
     with _open(path) as container:
-        video = _video_stream(container, path)
-        audio = _audio_stream(container, path, on_missing_audio)
+        video, audio = _streams(container, path, options)
         duration = _promised(video, container) or 0.0
         rate = float(video.average_rate or video.guessed_rate or 25)
         sample_rate, channels = (audio.rate, audio.channels) if audio else (None, None)
+        streams = video.index, audio.index if audio else None
         try:
             frame = next(_decoded(container, video, path))[2]
             height, width, _ = _Picture(frame).rgb(frame).shape
         except StopIteration:
             raise UserError(f"no frame of {path} can be decoded; convert it or give another video") from None
-    return MediaInfo(path, width, height, duration, rate, sample_rate, channels, _snippets_in(duration))
+    return MediaInfo(path, width, height, duration, rate, sample_rate, channels, _snippets_in(duration), *streams)
 
 
 def read_windows(
     path: Path,
     snippets: int = 5,
-    frame_position: FramePosition = FramePosition.MIDDLE,
-    on_missing_audio: OnMissingAudio = "error",
+    options: ReadOptions = ReadOptions(),
 ) -> Iterator[Window]:
     """The windows of a video, one at a time: memory does not grow with its length.
 
     Raises UserError as `probe` does, and on reaching it where a second or more is missing or cannot be decoded.
     """
     with _open(path) as container, _open(path) as sound_container:
-        video = _video_stream(container, path)
-        audio = _audio_stream(sound_container, path, on_missing_audio)
-        frames = _chosen_frames(container, video, path, frame_position)
+        video, _ = _streams(container, path, options)
+        _, audio = _streams(sound_container, path, options)
+        frames = _chosen_frames(container, video, path, options.frame_position)
         first = next(frames)
         zero = first[2]
-        sound = Sound(_decoded(sound_container, audio, path) if audio else iter(()), zero, str(path))
+        sound = Sound(_decoded(sound_container, audio, path) if audio else None, zero, str(path))
         pending: list[tuple[float, np.ndarray, float]] = [first]
         index = 0
         while pending:
@@ -149,27 +168,17 @@ def _reason(error: FFmpegError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        raise UserError(f"{path} has no picture; give a video file with sound")
-    _check_codec(streams[0], path)
-    streams[0].thread_type = "AUTO"
-    return streams[0]
-
-
-def _audio_stream(container: InputContainer, path: Path, on_missing: OnMissingAudio) -> AudioStream | None:
-    if container.streams.audio:
-        _check_codec(container.streams.audio[0], path)
-        return container.streams.audio[0]
-    if on_missing == "error":
+def _streams(container: InputContainer, path: Path, options: ReadOptions) -> tuple[VideoStream, AudioStream | None]:
+    chosen = choose_streams(container, path, options.video_stream, options.audio_stream)
+    video: Any = container.streams[chosen.video]
+    audio: Any = container.streams[chosen.audio] if chosen.audio is not None else None
+    if audio is None and options.on_missing_audio == "error":
         raise UserError(f"{path} has no sound track; pass --silent to segment it with silence")
-    return None
-
-
-def _check_codec(stream: Any, path: Path) -> None:
-    if stream.codec_context is None:
-        raise UserError(f"the codec of the {stream.type} of {path} is not known here; convert the file")
+    for stream in filter(None, (video, audio)):
+        if stream.codec_context is None:
+            raise UserError(f"the codec of the {stream.type} of {path} is not known here; convert the file")
+    video.thread_type = "AUTO"
+    return video, audio
 
 
 def _promised(video: VideoStream, container: InputContainer) -> float | None:

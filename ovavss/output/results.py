@@ -29,7 +29,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,14 +155,14 @@ class ResultWriter:
     """
 
     def __init__(
-        self, out: Path, video: Path, class_names: Sequence[str], size: tuple[int, int], settings: dict[str, Any]
+        self, out: Path, video: Path, class_names: Sequence[str], size: tuple[int, int], settings: Mapping[str, Any]
     ) -> None:
         self._out = Path(out)
         self._target = check_output_folder(self._out)
         self._partial = partial_path(self._target)
         self._names, self._size = list(class_names), (int(size[0]), int(size[1]))
         head = {"format": FORMAT, "version": VERSION, "video": str(video), "classes": self._names}
-        head |= {"height": self._size[0], "width": self._size[1], "settings": settings}
+        head |= {"height": self._size[0], "width": self._size[1], "settings": dict(settings)}
         self._head = json.dumps(head, ensure_ascii=False, allow_nan=False, default=str)
         self._made_parents: list[Path] = []
         self._json: TextIO | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ovavss.media.video import FramePosition, read_windows
+from ovavss.media.video import ReadOptions, probe, read_windows
 from ovavss.output.results import ClipResult, Detection, ResultWriter, check_output_folder
 
 LINKING_IOU = 0.1
@@ -41,7 +41,7 @@ class Result:
         classes: The names that could be answered.
         size: (height, width) of the frames in pixels.
         windows: The detections and label map of each window.
-        preset, frame_position, silent: How it was made.
+        preset, reading: How it was made.
     """
 
     video: Path
@@ -49,8 +49,7 @@ class Result:
     size: tuple[int, int]
     windows: tuple[ClipResult, ...]
     preset: str
-    frame_position: str = "middle"
-    silent: bool = False
+    reading: ReadOptions = ReadOptions()  # noqa: RUF009  it is immutable
 
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
@@ -99,11 +98,15 @@ class Result:
             UserError: The folder cannot be written, holds something else, or the video is gone.
         """
         out = check_output_folder(Path(folder))
-        settings = {"preset": self.preset, "frame_position": self.frame_position}
+        info = probe(self.video, self.reading)
+        settings = {
+            "preset": self.preset,
+            "frame_position": self.reading.frame_position,
+            "video_stream": info.video_stream,
+            "audio_stream": info.audio_stream,
+        }
         snippets = len(self.windows[0].timestamps) if self.windows else 5
-        frames = read_windows(
-            self.video, snippets, FramePosition(self.frame_position), "silence" if self.silent else "error"
-        )
+        frames = read_windows(self.video, snippets, self.reading)
         with ResultWriter(out, self.video, self.classes, self.size, settings) as writer:
             for found, window in zip(self.windows, frames):
                 writer.add(found, window.frames, window.waveform)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ovavss.media.video import FramePosition, OnMissingAudio, Window, probe, read_windows
+from ovavss.media.video import ReadOptions, Window, probe, read_windows
 from ovavss.output.results import ClipResult, Detection, ResultWriter
 from ovavss.pipeline.pipeline import Clip, Segmentation
 
@@ -39,24 +39,24 @@ def segment_video(
     out: Path,
     pipeline: AnyPipeline,
     names: Sequence[str],
-    frame_position: FramePosition,
-    on_missing_audio: OnMissingAudio,
+    reading: ReadOptions,
     settings: Mapping[str, object],
 ) -> str:
     """Write the result folder with progress; returns one sentence that sums it up. Memory does not grow with length."""
     snippets = pipeline.preset.snippets
-    info = probe(video, on_missing_audio)
+    info = probe(video, reading)
+    settings = {**settings, "video_stream": info.video_stream, "audio_stream": info.audio_stream}
     windows = seconds = crops = found = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     size = (info.height, info.width)
-    with Progress(*columns) as progress, ResultWriter(out, video, names, size, dict(settings)) as writer:
+    with Progress(*columns) as progress, ResultWriter(out, video, names, size, settings) as writer:
         task = progress.add_task("reading names", total=len(names))
         vocabulary = pipeline.embed_names(names, lambda done: progress.update(task, completed=done))
         segmenting = progress.add_task("segmenting", total=-(-info.seconds // snippets))
         waiting: deque[Window] = deque()
 
         def clips() -> Iterator[Clip]:
-            for window in read_windows(video, snippets, frame_position, on_missing_audio):
+            for window in read_windows(video, snippets, reading):
                 waiting.append(window)
                 yield window.frames, window.waveform
 

@@ -9,11 +9,13 @@ import pytest
 from media_files import tone, write
 
 from ovavss.errors import UserError
-from ovavss.media.video import Window, probe, read_windows
+from ovavss.media.video import ReadOptions, Window, probe, read_windows
+
+SILENT = ReadOptions(on_missing_audio="silence")
 
 
 def windows(path: Path) -> list[Window]:
-    return list(read_windows(path, on_missing_audio="silence"))
+    return list(read_windows(path, options=SILENT))
 
 
 def pictures(
@@ -78,7 +80,7 @@ def test_turned_and_mirrored(tmp_path: Path, turn: tuple[int, bool, bool], corne
     path = pictures(tmp_path / "a.mp4", [0], size=(32, 64), turn=turn)
     frame = windows(path)[0].frames[0]
     assert frame.shape == ((64, 32, 3) if abs(turn[0]) == 90 else (32, 64, 3))
-    assert (probe(path, "silence").height, probe(path, "silence").width) == frame.shape[:2]
+    assert (probe(path, SILENT).height, probe(path, SILENT).width) == frame.shape[:2]
     corners = {
         (y, x): frame[y * 4 : y * 4 + 4 or None, x * 4 : x * 4 + 4 or None].mean() for y in (0, -1) for x in (0, -1)
     }

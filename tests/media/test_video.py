@@ -8,11 +8,11 @@ import pytest
 from media_files import frame_number, tone, write
 
 from ovavss.errors import UserError
-from ovavss.media.video import SAMPLE_RATE, FramePosition, probe, read_windows
+from ovavss.media.video import SAMPLE_RATE, FramePosition, ReadOptions, probe, read_windows
 
 
 def one(path: Path, **options: object) -> object:
-    windows = list(read_windows(path, **options))  # type: ignore[arg-type]
+    windows = list(read_windows(path, options=ReadOptions(**options)))  # type: ignore[arg-type]
     assert len(windows) == 1
     return windows[0]
 
