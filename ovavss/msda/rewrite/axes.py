@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import onnx
 import sympy
+from onnx import TensorProto
 
 from ovavss.msda.rewrite.graph import Graph, attributes
 from ovavss.msda.rewrite.sizes import Size, Sizes, product, quotient, same
@@ -49,8 +50,17 @@ class Lost(Exception):
     """The movement cannot be followed."""
 
 
-MOVES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Gather"}
+_MOVES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "Gather"}
+_CASTS = {"Cast", "CastLike"}
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _AFFINE = {"Add", "Sub", "Mul", "Div"}
+
+
+def is_move(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node's output has values of its first input, at most rounded to another float type."""
+    if node.op_type in _CASTS:
+        return {graph.types.get(node.input[0]), graph.types.get(node.output[0])} <= _FLOATS
+    return node.op_type in _MOVES
 
 
 def whole(dims: Sequence[Size]) -> Layout:
@@ -103,7 +113,7 @@ def ancestors(graph: Graph, name: str, affine: bool = False) -> list[str]:
     """The tensor itself and those that it is a moved copy of (`affine`: also scaled and shifted), nearest first."""
     names = [name]
     while (maker := graph.makers.get(names[-1])) is not None:
-        if maker.op_type in MOVES:
+        if is_move(graph, maker):
             names.append(maker.input[0])
         elif affine and maker.op_type in _AFFINE and (operand := _variable(graph, maker)) is not None:
             names.append(operand)
@@ -123,7 +133,7 @@ def step(graph: Graph, sizes: Sizes, node: onnx.NodeProto, source: str, name: st
     """What a node that moves `source` makes of its layout for its output `name`."""
     if node.op_type in _AFFINE:
         return _affine(graph, node, source, layout)
-    if node.op_type not in MOVES or node.input[0] != source:
+    if not is_move(graph, node) or node.input[0] != source:
         raise Lost(f"a {node.op_type}")
     try:
         return _move(sizes, node, name, layout)
@@ -135,7 +145,7 @@ def _move(sizes: Sizes, node: onnx.NodeProto, name: str, layout: Layout) -> Layo
     axes = layout.axes
     given = attributes(node)
     match node.op_type:
-        case "Identity":
+        case "Identity" | "Cast" | "CastLike":
             return layout
         case "Transpose":
             return replace(layout, axes=tuple(axes[axis] for axis in given.get("perm", range(len(axes))[::-1])))

@@ -5,6 +5,7 @@ An occurrence is reported only where every condition is shown to hold for all si
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import onnx
@@ -12,7 +13,6 @@ import sympy
 from onnx import TensorProto
 
 from ovavss.msda.rewrite.axes import (
-    MOVES,
     Axis,
     Digit,
     Layout,
@@ -20,6 +20,7 @@ from ovavss.msda.rewrite.axes import (
     Part,
     ancestors,
     follow,
+    is_move,
     joined,
     regrouped,
     size_of,
@@ -35,6 +36,7 @@ _Entry = TypeVar("_Entry")
 _ONE = sympy.Integer(1)
 _CHANNELS, _MOST_LEVELS, _MOST_POINTS = 8, 8, 16
 _TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_COORDINATE_TYPES = (*_TYPES, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Refused:
     reason: str
 
 
-def find(graph: Graph, sizes: Sizes, types: dict[str, int]) -> tuple[list[Occurrence], list[Refused]]:
-    """All occurrences in the main graph, and the GridSamples that belong to none. `types`: the tensors' elements."""
+def find(graph: Graph, sizes: Sizes) -> tuple[list[Occurrence], list[Refused]]:
+    """All occurrences in the main graph, and the GridSamples that belong to none."""
     terms, found, refused = {}, [], []
     samplers = [node for node in graph.nodes if node.op_type == "GridSample" and node.domain in ("", "ai.onnx")]
     for node in samplers:
@@ -97,7 +99,7 @@ def find(graph: Graph, sizes: Sizes, types: dict[str, int]) -> tuple[list[Occurr
         top, parts = added(graph, sizes, terms, output)
         done.update(part.output for part in parts)
         try:
-            found.append(_Matcher(graph, sizes, types, top, parts).occurrence())
+            found.append(_Matcher(graph, sizes, top, parts).occurrence())
         except (Refusal, Lost) as error:
             refused += [Refused(_name(node), str(error)) for part in parts for node in part.samplers]
     return found, refused
@@ -108,8 +110,8 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 class _Matcher:
-    def __init__(self, graph: Graph, sizes: Sizes, types: dict[str, int], output: str, terms: list[Term]) -> None:
-        self.graph, self.sizes, self.types = graph, sizes, types
+    def __init__(self, graph: Graph, sizes: Sizes, output: str, terms: list[Term]) -> None:
+        self.graph, self.sizes = graph, sizes
         self.output, self.terms = output, terms
         if len(terms) > 1:
             if any(len(part.samplers) != 1 for part in terms):
@@ -195,7 +197,7 @@ class _Matcher:
         reason: Exception = Refusal("")
         for source in common:
             try:
-                self._check_type(source, what)
+                self._check_type(source, what, _COORDINATE_TYPES if affine else _TYPES)
                 layouts = [self._layout(chain[: chain.index(source) + 1]) for chain in chains]
                 candidate = match(source, self.sizes.dims[source], layouts)
             except (Lost, Refusal) as error:
@@ -208,11 +210,11 @@ class _Matcher:
             raise Refusal(text if isinstance(reason, Refusal) else f"{what}: {text} cannot be followed")
         return best[1]
 
-    def _check_type(self, name: str, what: str) -> None:
-        kind = self.types.get(name)
+    def _check_type(self, name: str, what: str, allowed: Sequence[int]) -> None:
+        kind = self.graph.types.get(name)
         if kind is None:
             raise Refusal(f"the type of its {what} is not known")
-        if kind not in _TYPES:
+        if kind not in allowed:
             raise Refusal(f"its {what} are {TensorProto.DataType.Name(kind).lower()}; the op computes in float32")
 
     # value -----------------------------------------------------------------------------------------------------------
@@ -230,7 +232,8 @@ class _Matcher:
         batch, head = _split_heads(joined(batch_heads), tokens)
         steps = plan(dims, [batch, (tokens,), head, channels])
         heads = size_of(head)
-        return (float(heads == 1), len(steps)), (Operand(name, steps), int(heads))
+        cast = self.graph.types[name] != self.graph.types.get(self._copies()[-1])
+        return (float(heads == 1), float(cast), len(steps)), (Operand(name, steps), int(heads))
 
     def _tokens(self, layouts: list[Layout]) -> Digit:
         """The digit of all levels' tokens: the maps are its consecutive parts, and all of it."""
@@ -346,21 +349,26 @@ class _Matcher:
             D: (Digit(2, _ONE, channels),),
         }
         axes = tuple(tuple(d for digit in axis for d in digits[digit.of]) for axis in self.terms[0].axes)
-        name, layout = self.output, Layout(axes)
-        best = name, plan(dims, layout.axes)
-        while (readers := self.graph.readers(name)) and len(readers) == 1 and readers[0].op_type in MOVES:
-            node = readers[0]
-            if len(node.output) != 1:
-                break
+        layout = Layout(axes)
+        best = self.output, plan(dims, layout.axes)
+        for name, moved in pairwise(self._copies()):
             try:
-                layout = step(self.graph, self.sizes, node, name, node.output[0], layout)
+                layout = step(self.graph, self.sizes, self.graph.makers[moved], name, moved, layout)
                 steps = plan(dims, layout.axes)
             except Lost:
                 break
-            name = node.output[0]
             if len(steps) <= len(best[1]):
-                best = name, steps
+                best = moved, steps
         return best
+
+    def _copies(self) -> list[str]:
+        """The sum, and the tensors that it is moved to, as long as nothing else takes it."""
+        names = [self.output]
+        while (readers := self.graph.readers(names[-1])) and len(readers) == 1 and is_move(self.graph, readers[0]):
+            if len(readers[0].output) != 1 or readers[0].input[0] != names[-1]:
+                break
+            names.append(readers[0].output[0])
+        return names
 
 
 def _check_limits(levels: int, channels: int, points: int) -> None:

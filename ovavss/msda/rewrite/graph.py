@@ -18,9 +18,9 @@ _LARGEST_CONSTANT = 4096
 class Graph:
     """Look-ups over a model's main graph; nodes are known by their outputs' names."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        """`folder` is where external data lies."""
-        self.model = model
+    def __init__(self, model: onnx.ModelProto, folder: Path, types: dict[str, int]) -> None:
+        """`folder` is where external data lies; `types` are the tensors' element types."""
+        self.model, self.types = model, types
         self.nodes = model.graph.node
         self.makers = {name: node for node in self.nodes for name in node.output if name}
         self.users: dict[str, list[onnx.NodeProto]] = defaultdict(list)

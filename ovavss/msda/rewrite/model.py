@@ -32,14 +32,13 @@ def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
             f"the model is of opset {standard_opset(model)}; GridSample is ONNX's own from opset {LOWEST_OPSET} on: "
             "export it again with a newer one"
         )
-    graph = Graph(model, folder)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # a model that breaks a rule elsewhere; its own notes on shapes remain
         inferred = model
-    types = element_types(inferred)
+    graph = Graph(model, folder, element_types(inferred))
     sizes = Sizes(graph, inferred)
-    found, refused = find(graph, sizes, types)
+    found, refused = find(graph, sizes)
     left += refused
     if body is FallbackBody.GRID_SAMPLE and found:
         levels = Counter(occurrence.levels for occurrence in found).most_common(1)[0][0]
@@ -49,7 +48,7 @@ def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
     if found:
         if any(function.name == PLAIN and function.domain == DOMAIN for function in model.functions):
             raise UserError(f"the model holds {PLAIN} already; give the model that it was made from")
-        replace(graph, sizes, types, found, body)
+        replace(graph, sizes, found, body)
     return Report(found, left)
 
 

@@ -18,9 +18,7 @@ from ovavss.msda.rewrite.sizes import Sizes
 _FUNCTIONS_SINCE_IR = 8
 
 
-def replace(
-    graph: Graph, sizes: Sizes, types: dict[str, int], occurrences: Sequence[Occurrence], body: FallbackBody
-) -> None:
+def replace(graph: Graph, sizes: Sizes, occurrences: Sequence[Occurrence], body: FallbackBody) -> None:
     """In place; all occurrences must have the same number of levels unless the body is the gather arithmetic."""
     model = graph.model
     taken = {name for node in model.graph.node for name in (*node.input, *node.output, node.name)}
@@ -28,7 +26,7 @@ def replace(
     free = (prefix for prefix in map("ovavss_msda_{}/".format, count()) if not any(prefix in name for name in taken))
     made = {}
     for occurrence in occurrences:
-        writer = _Writer(graph, sizes, types, next(free))
+        writer = _Writer(graph, sizes, next(free))
         writer.write(occurrence)
         made[occurrence.output] = writer.nodes
     nodes = []
@@ -43,44 +41,51 @@ def replace(
 class _Writer:
     """Makes the nodes of one occurrence; its constants go straight into the model."""
 
-    def __init__(self, graph: Graph, sizes: Sizes, types: dict[str, int], prefix: str) -> None:
-        self.graph, self.sizes, self.types = graph, sizes, types
+    def __init__(self, graph: Graph, sizes: Sizes, prefix: str) -> None:
+        self.graph, self.sizes = graph, sizes
         self.prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
         self._numbers = count()
 
     def write(self, occurrence: Occurrence) -> None:
-        value = self._operand(occurrence.value)
+        types = self.graph.types
+        value_type, weights_type = types[occurrence.value.name], types[occurrence.weights.name]
+        if weights_type != value_type:
+            weights_type = TensorProto.FLOAT
+        value = self._operand(occurrence.value, value_type)
         shapes = self._level_shapes(occurrence)
-        locations = self._operand(occurrence.locations)
-        weights = self._operand(occurrence.weights)
-        output = f"{self.prefix}output" if occurrence.steps else occurrence.output
-        if self.types[occurrence.locations.name] != TensorProto.FLOAT:  # our kernels take no other coordinates
-            locations = self._node("Cast", [locations], to=TensorProto.FLOAT)
+        # Our kernels take coordinates in float32 alone, and weights in float32 or the value's type.
+        locations = self._operand(occurrence.locations, TensorProto.FLOAT)
+        weights = self._operand(occurrence.weights, weights_type)
+        output_type = types.get(occurrence.output, value_type)
+        moved = occurrence.steps or output_type != value_type
+        output = f"{self.prefix}output" if moved else occurrence.output
         inputs = [value, shapes, locations, weights]
-        self._tell_sizes(occurrence, value, weights, output)
+        self._declare_sizes(occurrence, (value, value_type), (weights, weights_type), (output, value_type))
         self.nodes.append(
             helper.make_node(PLAIN, inputs, [output], name=f"{self.prefix}{PLAIN}", domain=DOMAIN, **ATTRIBUTES)
         )
+        if output_type != value_type:
+            output = self._node("Cast", [output], None if occurrence.steps else occurrence.output, to=output_type)
         if occurrence.steps:
             self._steps(output, occurrence.steps, occurrence.output)
 
-    def _tell_sizes(self, occurrence: Occurrence, value: str, weights: str, output: str) -> None:
+    def _declare_sizes(self, occurrence: Occurrence, *tensors: tuple[str, int]) -> None:
         """ONNX Runtime may not see through the shapes that exporters compute, and its custom ops need named sizes."""
         o, graph = occurrence, self.graph.model.graph
         tokens = sympy.Add(*(h * w for h, w in o.level_sizes))
-        known = {
-            value: (o.value, (o.batch, tokens, o.heads, o.channels)),
-            weights: (o.weights, (o.batch, o.queries, o.heads, o.levels, o.points)),
-            output: (o.value, (o.batch, o.queries, o.heads * o.channels)),
-        }
+        shapes = (
+            (o.batch, tokens, o.heads, o.channels),
+            (o.batch, o.queries, o.heads, o.levels, o.points),
+            (o.batch, o.queries, o.heads * o.channels),
+        )
         ends = {entry.name for entry in (*graph.input, *graph.output)}
-        for index in reversed([i for i, entry in enumerate(graph.value_info) if entry.name in known]):
-            del graph.value_info[index]
-        for name, (operand, dims) in known.items():
+        for (name, kind), dims in zip(tensors, shapes):
             if name not in ends:
+                for index in reversed([i for i, entry in enumerate(graph.value_info) if entry.name == name]):
+                    del graph.value_info[index]
                 sizes = [int(size) if sympy.sympify(size).is_Integer else str(size) for size in dims]
-                graph.value_info.append(helper.make_tensor_value_info(name, self.types[operand.name], sizes))
+                graph.value_info.append(helper.make_tensor_value_info(name, kind, sizes))
 
     def _node(self, op_type: str, inputs: Sequence[str], output: str | None = None, **given: Any) -> str:
         name = f"{self.prefix}{op_type}_{next(self._numbers)}"
@@ -95,12 +100,15 @@ class _Writer:
     def _integers(self, entries: Sequence[int]) -> str:
         return self._constant(np.asarray(entries, np.int64))
 
-    def _operand(self, operand: Operand) -> str:
+    def _operand(self, operand: Operand, kind: int) -> str:
+        """The operand in the op's axes and in an element type."""
         name = operand.name
+        if self.graph.types[name] != kind:
+            name = self._node("Cast", [name], to=kind)
         for op_type, number, neutral in (("Mul", operand.scale, 1.0), ("Add", operand.offset, 0.0)):
             if number != neutral:
-                kind = helper.tensor_dtype_to_np_dtype(self.types[operand.name])
-                name = self._node(op_type, [name, self._constant(np.asarray(number).astype(kind))])
+                constant = np.asarray(number).astype(helper.tensor_dtype_to_np_dtype(kind))
+                name = self._node(op_type, [name, self._constant(constant)])
         return self._steps(name, operand.steps)
 
     def _steps(self, name: str, steps: Sequence[Step], output: str | None = None) -> str:

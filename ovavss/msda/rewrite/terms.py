@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import onnx
 import sympy
 
-from ovavss.msda.rewrite.axes import MOVES, Axis, Digit, Layout, ancestors, follow, joined, step, whole
+from ovavss.msda.rewrite.axes import Axis, Digit, Layout, ancestors, follow, is_move, joined, step, whole
 from ovavss.msda.rewrite.graph import Graph, attributes
 from ovavss.msda.rewrite.sizes import Dims, Sizes, same
 
@@ -80,7 +80,7 @@ def _walk(graph: Graph, sizes: Sizes, name: str, layout: Layout) -> tuple[onnx.N
         if readers is None or len(readers) != 1:
             raise Refusal(_USED_ELSEWHERE)
         node = readers[0]
-        if node.op_type not in MOVES or node.input[0] != name or len(node.output) != 1:
+        if not is_move(graph, node) or node.input[0] != name or len(node.output) != 1:
             return node, name, layout
         layout = step(graph, sizes, node, name, node.output[0], layout)
         name = node.output[0]
@@ -142,7 +142,7 @@ def added(graph: Graph, sizes: Sizes, terms: dict[str, Term], output: str) -> tu
     """The largest sum of terms that the term `output` (key of `terms`) belongs to: its name and its terms."""
     best, found = output, [terms[output]]
     name = output
-    while (readers := graph.readers(name)) and len(readers) == 1 and readers[0].op_type in (*_ADDITIONS, "Identity"):
+    while (readers := graph.readers(name)) and len(readers) == 1 and _adds(graph, readers[0]):
         name = readers[0].output[0]
         leaves = _leaves(graph, sizes, terms, name, found[0])
         if leaves is None:
@@ -156,10 +156,15 @@ def _leaves(graph: Graph, sizes: Sizes, terms: dict[str, Term], name: str, like:
     if name in terms:
         return [terms[name]] if alike(terms[name].axes, like.axes) else None
     node = graph.makers.get(name)
-    if node is not None and node.op_type in (*_ADDITIONS, "Identity"):
-        parts = [_leaves(graph, sizes, terms, source, like) for source in node.input]
+    if node is not None and _adds(graph, node):
+        sources = node.input if node.op_type in _ADDITIONS else node.input[:1]
+        parts = [_leaves(graph, sizes, terms, source, like) for source in sources]
         return None if any(part is None for part in parts) else [leaf for part in parts if part for leaf in part]
     return [] if _is_zero(graph, node, name) and _fits(sizes.dims.get(name), sizes.dims.get(like.output)) else None
+
+
+def _adds(graph: Graph, node: onnx.NodeProto) -> bool:
+    return node.op_type in (*_ADDITIONS, "Identity") or (node.op_type in ("Cast", "CastLike") and is_move(graph, node))
 
 
 def _fits(dims: Dims | None, into: Dims | None) -> bool:
