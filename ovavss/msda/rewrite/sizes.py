@@ -4,6 +4,7 @@ One pass over the nodes; what a node does to sizes and is not known here gives f
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,11 @@ class Sizes:
     def _broadcast(self, shapes: list[Dims], name: str) -> Dims:
         result = []
         for axis in range(-max(map(len, shapes)), 0):
-            sizes = {s for shape in shapes if -axis <= len(shape) and (s := shape[axis]) != 1}
-            fixed = {s for s in sizes if s.is_Integer}
-            known = fixed or sizes
-            result.append(
-                known.pop() if len(known) == 1 else sympy.Integer(1) if not known else _free(f"{name}:{axis}")
-            )
+            sizes = list(dict.fromkeys(s for shape in shapes if -axis <= len(shape) and (s := shape[axis]) != 1))
+            # Of sizes above 1, all are equal, or the model could not run.
+            known = [s for s in sizes if s.is_Integer] or [s for s in sizes if _is_above_one(s)] or sizes[:1]
+            certain = len(sizes) < 2 or _is_above_one(known[0])
+            result.append((known[0] if certain else _free(f"{name}:{axis}")) if sizes else sympy.Integer(1))
         return tuple(result)
 
     def axes(self, node: onnx.NodeProto, index: int = 1, key: str = "axes") -> tuple[int, ...] | None:
@@ -157,6 +157,13 @@ def _free(name: str) -> Size:
 def same(a: Size, b: Size) -> bool:
     """Whether two sizes are equal whatever the free sizes are."""
     return a == b or sympy.expand(a - b) == 0
+
+
+@cache
+def _is_above_one(size: Size) -> bool:
+    """Whether a size is 2 or more whatever the free sizes are."""
+    least = sympy.expand(size.subs({s: 1 + sympy.Symbol(s.name, nonnegative=True) for s in size.free_symbols}))
+    return bool((least - 2).is_nonnegative)
 
 
 def product(sizes: Sequence[Size]) -> Size:
