@@ -30,7 +30,7 @@ def test_every_layer_is_found(
     assert not report.left
     assert ops(after).count(PLAIN) == LAYERS
     for shape in shapes:
-        # With fixed sizes the exporter's grids are in double, which ONNX Runtime's GridSample of opset 17 does not take.
+        # Not with ONNX Runtime: where sizes are fixed the grids are in double, which its GridSample does not take.
         picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             expected = encoder(picture)
