@@ -14,13 +14,19 @@ from torch import Tensor
 
 from ovavss.checkpoints import restricted_pickle
 from ovavss.checkpoints.key_map import is_ignored, to_ours
+from ovavss.checkpoints.recognize import preset_of
 from ovavss.checkpoints.restricted_pickle import ForbiddenGlobal, NotNumbers, PickledArray
 from ovavss.errors import UserError
 from ovavss.files import check_regular_file
-from ovavss.models.ov_avss.presets import PRESETS, SwinConfig
 
 FORMAT = "ovavss"
 SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+# Where training programs put weights, and what wrappers of modules put before names.
+_WEIGHT_ENTRIES = (
+    *("model", "state_dict", "model_state_dict", "module", "net", "network", "weights", "params"),
+    *("model_ema", "ema", "ema.module", "ema_model", "ema_state_dict", "params_ema", "shadow"),
+)
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model|net|ema)\.)+|(?<=\.)(?:module|_orig_mod)\.")
 OUR_PREFIXES = ("usslm.", "audio_encoder.vggish.", "clip.")
 
 
@@ -60,15 +66,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     _check_file(path)
-    metadata: dict[str, str] = {}
-    if path.suffix.lower() == ".safetensors":
-        state, strange, metadata = _read_safetensors(path)
-    else:
-        loaded = _read_pickle(path) if path.suffix.lower() == ".pkl" else _read_torch(path)
-        state, strange = _state_dict(path, loaded)
-    if not state:
-        raise UserError(f"{path} holds no weights: give a file whose state dict is not empty")
-
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} is no checkpoint that can be read: its name must end in {', '.join(SUFFIXES)}")
+    state, strange, metadata = read_state_dict(path)
     kind = _kind(path, state)
     tensors: dict[str, Tensor] = {}
     unmapped, ignored = list(strange), []
@@ -88,32 +88,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(kind, tensors, unmapped, ignored, path, metadata.get("preset"))
 
 
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], list[str], dict[str, str]]:
+    """The tensors of any file of weights by its own names, the names of entries that are no tensors, and our notes.
+
+    Raises:
+        UserError: no such file, damaged, pickled code inside, or no tensors.
+    """
+    _check_file(path)
+    metadata: dict[str, str] = {}
+    if path.suffix.lower() == ".safetensors":
+        state, strange, metadata = _read_safetensors(path)
+    else:
+        loaded = _read_pickle(path) if path.suffix.lower() == ".pkl" else _read_torch(path)
+        state, strange = _state_dict(path, loaded)
+    if not state:
+        raise UserError(f"{path} holds no weights: give a file whose state dict is not empty")
+    return state, strange, metadata
+
+
 def detect_preset(checkpoint: Checkpoint) -> str | None:
     """The preset whose weights these are: the file's own word, else from its names and shapes, else None."""
     return checkpoint.preset or preset_of({name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()})
-
-
-def preset_of(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The preset that has a backbone like this (or such a CLIP, if there is no backbone), from our names and shapes."""
-    found = [re.match(r"usslm\.backbone\.stages\.(res)?(\d+)\.(\d+)\.", name) for name in shapes]
-    blocks = {(match[1], int(match[2]), int(match[3])) for match in found if match}
-    for preset in PRESETS.values():
-        if blocks:
-            backbone = preset.backbone
-            if isinstance(backbone, SwinConfig):
-                own: set[tuple[str | None, int, int]] = {
-                    (None, i, j) for i, depth in enumerate(backbone.depths) for j in range(depth)
-                }
-                stem = shapes.get("usslm.backbone.patch_embed.weight", (backbone.embed_dim,))
-                fits = stem[:1] == (backbone.embed_dim,)
-            else:
-                own = {("res", i + 2, j) for i, depth in enumerate(backbone.blocks) for j in range(depth)}
-                fits = True
-            if fits and blocks <= own:
-                return preset.name
-        elif shapes.get("clip.visual.proj", ())[1:] == (preset.clip.embed_dim,):
-            return preset.name
-    return None
 
 
 def shortlist(names: Iterable[str], count: int = 3) -> str:
@@ -128,8 +123,6 @@ def _check_file(path: Path) -> None:
     check_regular_file(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}: check the path")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no checkpoint that can be read: its name must end in {', '.join(SUFFIXES)}")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -166,8 +159,9 @@ def _read_torch(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Only the zipped format can be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # Only the zipped format can be mapped. NumPy's numbers and arrays are read by holders that run nothing.
+            with torch.serialization.safe_globals(restricted_pickle.numpy_holders()):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except MemoryError:
         raise
     except Exception as error:
@@ -206,20 +200,42 @@ def _read_pickle(path: Path) -> object:
 
 
 def _state_dict(path: Path, loaded: object) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by name without DDP's `module.`, and the names of entries that are no plain tensors."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded["model"]
+    """Tensors by name without what wrappers put before names, and the names of entries that are no plain tensors."""
     if not isinstance(loaded, Mapping) or not all(isinstance(name, str) for name in loaded):
-        raise UserError(f'{path} holds no state dict: give a file with {{"model": {{name: weights}}}} in it')
+        kind = type(loaded).__name__
+        raise UserError(
+            f'{path} holds no state dict but a {kind}: give a file with {{"model": {{name: weights}}}} in it'
+        )
+    found = _find_weights(loaded)
+    if _count_weights(found) == 0:
+        entries = f"its entries: {shortlist(loaded)}" if loaded else "it is empty"
+        raise UserError(f"{path} holds no weights ({entries}): give a file with a state dict in it")
     state: dict[str, Tensor] = {}
     strange: list[str] = []
-    for name, value in loaded.items():
+    for name, value in found.items():
         tensor = _tensor(value)
         if tensor is None:
             strange.append(name)
         else:
-            state[name.removeprefix("module.")] = tensor
+            state[_WRAPPERS.sub("", name)] = tensor
     return state, strange
+
+
+def _find_weights(loaded: Mapping[str, object], depth: int = 4) -> Mapping[str, object]:
+    """The mapping of names to tensors in what a training program saved: under a usual entry, else the largest."""
+    inner = {
+        name: _find_weights(value, depth - 1)
+        for name, value in loaded.items()
+        if isinstance(value, Mapping) and depth and all(isinstance(key, str) for key in value)
+    }
+    for entry in _WEIGHT_ENTRIES:
+        if _count_weights(inner.get(entry, {})):
+            return inner[entry]
+    return max((loaded, *inner.values()), key=_count_weights)
+
+
+def _count_weights(mapping: Mapping[str, object]) -> int:
+    return sum(isinstance(value, Tensor | PickledArray) for value in mapping.values())
 
 
 def _tensor(value: object) -> Tensor | None:

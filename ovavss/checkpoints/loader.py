@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ovavss.checkpoints.formats import FORMAT, Checkpoint, Kind, detect_preset, preset_of, read_checkpoint, shortlist
+from ovavss.checkpoints.formats import FORMAT, Checkpoint, Kind, detect_preset, read_checkpoint, shortlist
 from ovavss.checkpoints.key_map import to_upstream
+from ovavss.checkpoints.recognize import preset_of
 from ovavss.errors import UserError
 
 __all__ = [
@@ -81,19 +82,20 @@ class LoadReport:
         counts = ((len(getattr(self, kind)), kind.replace("not_asked", "not asked for")) for kind in kinds)
         return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
-    def table(self) -> Table:
-        """Every missing, unexpected, shape_mismatch and dropped name, one a row, none left out."""
+    def table(self, rows: int | None = None) -> Table:
+        """The missing, unexpected, shape_mismatch and dropped names, one a row: all, or the first and a count."""
         table = Table(title=Text(f"{self.source}: {self.summary()}"))
         table.add_column("name", overflow="fold")
         for column in ("problem", "shape here", "shape in the file"):
             table.add_column(column)
-        # Text, not str: names come from a file and must not be read as markup.
-        for problem, names in (("missing", self.missing), ("unexpected", self.unexpected)):
-            for name in names:
-                table.add_row(Text(name), problem, "", "")
+        found = [(name, "missing", "", "") for name in self.missing]
+        found += [(name, "unexpected", "", "") for name in self.unexpected]
         for problem, entries in (("shape_mismatch", self.shape_mismatch), ("dropped", self.dropped)):
-            for entry in entries:
-                table.add_row(Text(entry.name), problem, Text(str(list(entry.expected))), Text(str(list(entry.found))))
+            found += [(e.name, problem, str(list(e.expected)), str(list(e.found))) for e in entries]
+        for row in found[:rows]:
+            table.add_row(*map(Text, row))  # Text, not str: names come from a file and must not be read as markup
+        if rows is not None and len(found) > rows:
+            table.add_row(f"… and {len(found) - rows} more", "", "", "")
         return table
 
 
@@ -134,7 +136,7 @@ def load_into(
     prefixes = tuple(f"{prefix}." for prefix in modules)
     shapes = {name: tuple(tensor.shape) for name, tensor in targets.items()}
     for file in files:
-        _check_backbone(file, shapes, prefixes, preset)
+        _check_preset(file, shapes, prefixes, preset)
 
     report = LoadReport(called)
     fitting: dict[str, Tensor] = {}
@@ -244,13 +246,15 @@ def _wrong_preset(file: Checkpoint, theirs: str, ours: str) -> UserError:
     )
 
 
-def _check_backbone(
+def _check_preset(
     file: Checkpoint, shapes: Mapping[str, tuple[int, ...]], prefixes: tuple[str, ...], preset: str | None
 ) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in file.tensors.items() if name.startswith(prefixes)}
+    if all(shapes.get(name) == shape for name, shape in found.items()):
+        return
     theirs, ours = preset_of(found), preset_of(shapes)
-    if theirs and ours and theirs != ours:
-        here = preset or ours
+    if theirs and theirs not in (preset, ours):
+        here = preset or ours or "another"
         raise _wrong_preset(file, file.preset if file.preset and file.preset != here else theirs, here)
 
 
@@ -266,9 +270,10 @@ def _check_report(
     for file in files:
         if not (report.ok or allow_partial) and file.preset and here and file.preset != here:
             raise _wrong_preset(file, file.preset, here)
-    if not report.loaded and not report.shape_mismatch:
+    if not report.loaded:
         kinds = " and ".join(file.kind.value for file in files)
-        raise UserError(f"{report.source} holds {kinds} weights, none for {', '.join(asked)}: give another checkpoint")
+        why = "none that fits" if report.shape_mismatch else "none"
+        raise UserError(f"{report.source} holds {kinds} weights, {why} for {', '.join(asked)}: give another checkpoint")
     if report.ok or allow_partial:
         return
     problems = [

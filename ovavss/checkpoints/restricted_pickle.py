@@ -122,6 +122,11 @@ for _core in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBuffer
 
 
+def numpy_holders() -> list[tuple[type, str]]:
+    """The holders of NumPy's scalars, arrays and dtypes with the names that they stand for, for `torch.load`."""
+    return [(holder, f"{module}.{name}") for (module, name), holder in _ALLOWED.items() if module.startswith("numpy")]
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type:
         try:

@@ -2,18 +2,18 @@
 
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
 import torch
-from open_clip.factory import load_state_dict
 from torch import Tensor, nn
 
-from ovavss.checkpoints.formats import Checkpoint, Kind, read_checkpoint
+from ovavss.checkpoints.formats import Checkpoint, Kind, read_checkpoint, read_state_dict, shortlist
 from ovavss.checkpoints.loaded import LoadedModels
-from ovavss.checkpoints.loader import load_into
+from ovavss.checkpoints.loader import CheckpointMismatch, LoadReport, load_into
+from ovavss.checkpoints.recognize import clip_model_of
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.errors import UserError
 from ovavss.files import check_regular_file
@@ -84,9 +84,28 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
         _load_from_hub(clip, config)
         return None
     path = Path(source)
-    tensors = {f"clip.{name}": tensor for name, tensor in _read_clip(path).items() if name not in _NOT_WEIGHTS}
-    load_into({"clip": clip}, Checkpoint(Kind.OURS, tensors, [], [], path))
+    tensors = {name: tensor for name, tensor in _read_clip(path).items() if name not in _NOT_WEIGHTS}
+    checkpoint = Checkpoint(Kind.OURS, {f"clip.{name}": tensor for name, tensor in tensors.items()}, [], [], path)
+    try:
+        load_into({"clip": clip}, checkpoint)
+    except CheckpointMismatch as error:
+        advice = f"give OpenAI's or open_clip's weights of {config.name}" if config.pretrained else "leave --clip out"
+        raise UserError(
+            f"{path} does not fit CLIP {config.name}, which this preset takes: "
+            f"{_what_clip(tensors, error.report, config.name)}; {advice}"
+        ) from None
     return path
+
+
+def _what_clip(tensors: Mapping[str, Tensor], report: LoadReport, expected: str) -> str:
+    """What a file of CLIP weights that do not fit holds."""
+    model = clip_model_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if report.shape_mismatch:
+        other = "a model of other sizes" if model in (None, expected) else model
+        return f"it holds {other} ({report.shape_mismatch[0]})"
+    if report.missing:
+        return f"{len(report.missing)} of its tensors are not in the file ({shortlist(report.missing)})"
+    return f"the file holds {len(report.unexpected)} tensors more ({shortlist(report.unexpected)})"
 
 
 def _read_clip(path: Path) -> dict[str, Tensor]:
@@ -94,19 +113,27 @@ def _read_clip(path: Path) -> dict[str, Tensor]:
     check_regular_file(path)
     if not path.is_file():
         raise UserError(f"there is no CLIP file {path}; check the path")
-    if _is_torchscript(path):  # OpenAI's form, which plain torch.load refuses
-        return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    try:
-        state: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors errors share no base class
-        raise UserError(
-            f"{path} cannot be read as CLIP weights ({_first_line(error)}); give OpenAI's or open_clip's file"
-        ) from error
+    state = _read_torchscript(path) if _is_torchscript(path) else read_state_dict(path)[0]
     for prefix in ("clip.", "clip_adapter.clip_model."):
         inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         if inside:
             return inside
+    if not any(name.startswith("visual.") for name in state):
+        raise UserError(
+            f"{path} holds no CLIP weights (its names: {shortlist(state)}); give OpenAI's or open_clip's file"
+        )
     return state
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """The weights of OpenAI's archives, which torch.load refuses."""
+    try:
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be read as CLIP weights (it is a zip archive, but no model that PyTorch saved); "
+            "give OpenAI's or open_clip's file"
+        ) from error
 
 
 def _is_torchscript(path: Path) -> bool:

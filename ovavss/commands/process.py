@@ -55,7 +55,7 @@ def user_errors() -> Iterator[None]:
         if report is not None:
             from rich.console import Console
 
-            Console(stderr=True).print(report.table())
+            Console(stderr=True).print(report.table(rows=20))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Terminated as error:

@@ -2,6 +2,7 @@
 
 import collections
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from ovavss.checkpoints.key_map import to_upstream
 from ovavss.checkpoints.loader import (
     CheckpointMismatch,
     Kind,
-    detect_preset,
     load_into,
     read_checkpoint,
     save_checkpoint,
@@ -40,7 +40,7 @@ def test_published_file(tmp_path: Path, wanted: Modules, prefix: str, zipped: bo
     torch.save(contents, path, _use_new_zipfile_serialization=zipped)
 
     checkpoint = read_checkpoint(path)
-    assert checkpoint.kind is Kind.UPSTREAM and detect_preset(checkpoint) == "r50"
+    assert checkpoint.kind is Kind.UPSTREAM
     assert not checkpoint.unmapped and sorted(checkpoint.ignored) == sorted(constants)
     parts = modules(2, clip=True)
     report = load_into(parts, checkpoint, source=path)
@@ -52,7 +52,7 @@ def test_published_file(tmp_path: Path, wanted: Modules, prefix: str, zipped: bo
 def test_vggish_file(tmp_path: Path, wanted: Modules) -> None:
     state = wanted["audio_encoder"].vggish.state_dict()
     checkpoint = read_checkpoint(saved(tmp_path / "vggish.pth", state))
-    assert checkpoint.kind is Kind.VGGISH and detect_preset(checkpoint) is None
+    assert checkpoint.kind is Kind.VGGISH
     parts = modules(2)
     before = copied(parts)
     report = load_into({"audio_encoder": parts["audio_encoder"]}, checkpoint)
@@ -78,7 +78,7 @@ def mask2former_state(parts: Modules) -> dict[str, np.ndarray]:
 def test_mask2former_file(tmp_path: Path, wanted: Modules, protocol: int) -> None:
     contents = {"model": mask2former_state(wanted), "__author__": "someone", "matching_heuristics": True}
     checkpoint = read_checkpoint(pickled(tmp_path / "model_final.pkl", contents, protocol))
-    assert checkpoint.kind is Kind.MASK2FORMER and detect_preset(checkpoint) == "r50"
+    assert checkpoint.kind is Kind.MASK2FORMER
     parts = modules(2)
     before, source = copied(parts), our_state(wanted)
     report = load_into(parts, checkpoint)
@@ -149,7 +149,7 @@ def test_own_file_and_back(tmp_path: Path, wanted: Modules) -> None:
     (tmp_path / "plain").touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.kind is Kind.OURS and checkpoint.preset == "r50" == detect_preset(checkpoint)
+    assert checkpoint.kind is Kind.OURS and checkpoint.preset == "r50"
     parts = modules(2, clip=True)
     assert load_into(parts, checkpoint).ok
     assert same(our_state(parts), our_state(wanted))
@@ -198,3 +198,26 @@ def test_full_r50(tmp_path: Path) -> None:
     assert report.ok and len(report.loaded) == len(state)
     exported = to_upstream_state({"usslm": usslm})
     assert same(exported, state)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"epoch": 3, "state_dict": {f"model.{name}": value for name, value in state.items()}},
+        lambda state: {"model_state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+        lambda state: {"model_ema": state, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+        lambda state: {"ema": {"module": {f"_orig_mod.module.{name}": value for name, value in state.items()}}},
+        lambda state: {"model": {"model": state}, "best": np.float64(0.5), "losses": np.arange(4.0)},
+        lambda state: {"trainer": {"generator": state}, "best": np.float32(0.5)},
+    ],
+)
+def test_weights_are_found_where_training_programs_put_them(
+    tmp_path: Path, wrap: Callable[[dict], dict], new_format: bool
+) -> None:
+    state = {f"backbone.norm{i}.weight": torch.full((2,), float(i)) for i in range(3)}
+    path = tmp_path / "a.pth"
+    torch.save(wrap(state), path, _use_new_zipfile_serialization=new_format)
+    checkpoint = read_checkpoint(path)
+    assert sorted(tensor[0].item() for tensor in checkpoint.tensors.values()) == [0.0, 1.0, 2.0]
+    assert not checkpoint.unmapped

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from small_models import SMALL, SMALL_SWIN, Modules, copied, modules, our_state, pickled, same, saved
 from torch import Tensor, nn
 
+from ovavss.checkpoints import recognize
 from ovavss.checkpoints.loader import (
     Checkpoint,
     CheckpointMismatch,
@@ -28,7 +29,6 @@ from ovavss.checkpoints.loader import (
 )
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import (
-    PRESETS,
     MaskDecoderConfig,
 )
 from ovavss.models.ov_avss.usslm import USSLM
@@ -171,7 +171,11 @@ def test_forged_array_states(tmp_path: Path) -> None:
         refused(lambda: read_checkpoint(path), str(path))
 
 
-def test_wrong_preset(tmp_path: Path, wanted: Modules) -> None:
+def test_wrong_preset(tmp_path: Path, wanted: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"r50": our_state(modules(0)), "swin_b": our_state({**modules(0), "usslm": USSLM(SMALL_SWIN)})}
+    shapes = {name: {key: tuple(tensor.shape) for key, tensor in state.items()} for name, state in small.items()}
+    monkeypatch.setattr(recognize, "PRESETS", small)
+    monkeypatch.setattr(recognize, "_preset_shapes", shapes.__getitem__)
     swin = {"usslm": USSLM(SMALL_SWIN), "audio_encoder": wanted["audio_encoder"]}
     published = saved(tmp_path / "swin.pth", {"model": to_upstream_state(swin)})
     own = tmp_path / "own.safetensors"
@@ -207,9 +211,9 @@ def test_preset_of_the_published_names(tmp_path: Path, golden: str, preset: str)
     state = {name: torch.empty(1).expand(e["shape"]) for name, e in manifest(golden).items()}
     checkpoint = read_checkpoint(saved(tmp_path / "a.pth", {"model": state}))
     assert detect_preset(checkpoint) == preset and not checkpoint.unmapped
-    for size in (PRESETS["r50"].clip.embed_dim, PRESETS["swin_b"].clip.embed_dim):
-        clip = Checkpoint(Kind.OURS, {"clip.visual.proj": torch.ones(7, size)}, [], [], tmp_path)
-        assert PRESETS[detect_preset(clip) or ""].clip.embed_dim == size
+    for shape, expected in (((768, 512), "r50"), ((1024, 768), "swin_b"), ((7, 512), None)):
+        clip = Checkpoint(Kind.OURS, {"clip.visual.proj": torch.empty(1).expand(shape)}, [], [], tmp_path)
+        assert detect_preset(clip) == expected
     deeper = {"usslm.backbone.stages.res4.22.conv1.conv.weight": torch.ones(1)}
     assert detect_preset(Checkpoint(Kind.OURS, deeper, [], [], tmp_path)) is None
 

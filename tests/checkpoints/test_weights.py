@@ -1,5 +1,6 @@
 """Where weights come from: seeds, checkpoints, CLIP files in both published forms, and the hub that is not there."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,16 +70,51 @@ def test_clip_files_in_every_published_form(tmp_path: Path) -> None:
     torch.jit.trace(Archive(), torch.zeros(1)).save(str(tmp_path / "openai.pt"))
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "open_clip.pt")
     torch.save(state, tmp_path / "plain.pth")
-    for name in ("openai.pt", "open_clip.pt", "plain.pth"):
+    torch.save(
+        {"model": {"state_dict": {f"_orig_mod.{k}": v for k, v in state.items()}}, "step": 9}, tmp_path / "n.bin"
+    )
+    for name in ("openai.pt", "open_clip.pt", "plain.pth", "n.bin"):
         loaded = load_models(TINY, WeightsSource(clip=str(tmp_path / name)))
         assert same(loaded.models.clip, clip), name
         assert "only CLIP has weights" in loaded.warnings[0]
 
 
-def test_clip_of_another_size(tmp_path: Path) -> None:
-    torch.save({"visual.class_embedding": torch.zeros(7)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth does not fit the model: .*missing"):
-        load_models(TINY, WeightsSource(clip=str(tmp_path / "other.pth")))
+def test_clip_that_does_not_fit(tmp_path: Path) -> None:
+    """One sentence that says what the preset takes and what the file holds, and no advice that cannot help."""
+    ours = build_models(TINY).clip.state_dict()
+    wider = open_clip.CLIP(**{**TINY.clip.architecture, "embed_dim": 96}).state_dict()
+    with torch.device("meta"):
+        published = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).state_dict()
+    image_half = {name: tensor for name, tensor in ours.items() if name.startswith("visual.")}
+    for state, holds in (
+        (wider, "it holds a model of other sizes (clip."),
+        ({k: torch.ones(()).expand(tensor.shape) for k, tensor in published.items()}, "it holds ViT-B-32 (clip."),
+        (image_half, f"{len(ours) - len(image_half)} of its tensors are not in the file (clip."),
+        (
+            {"visual.class_embedding": torch.zeros(7)},
+            "it holds a model of other sizes (clip.visual.class_embedding [7]",
+        ),
+        ({**ours, "visual.other": torch.zeros(1)}, "the file holds 1 tensors more (clip.visual.other)"),
+    ):
+        torch.save(state, tmp_path / "other.pth")
+        with pytest.raises(UserError, match=rf"other\.pth does not fit CLIP {TINY.clip.name}, .*") as error:
+            load_models(TINY, WeightsSource(clip=str(tmp_path / "other.pth")))
+        assert holds in str(error.value) and "--partial" not in str(error.value)
+
+
+def test_no_clip_in_the_file(tmp_path: Path) -> None:
+    torch.save({"model": {"layer.weight": torch.zeros(2)}, "step": 3}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        archive.writestr("project/code/main.py", "print()")
+    (tmp_path / "c.pt").write_bytes(b"no weights")
+    for name, says in (
+        ("a.pt", "a.pt holds no CLIP weights (its names: layer.weight)"),
+        ("b.pt", "b.pt cannot be read as CLIP weights (it is a zip archive, but no model that PyTorch saved)"),
+        ("c.pt", "c.pt is damaged"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_models(TINY, WeightsSource(clip=str(tmp_path / name)))
+        assert says in str(error.value)
 
 
 def test_no_clip_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
