@@ -114,6 +114,7 @@ def load_into(
     allow_partial: bool = False,
     source: Path | None = None,
     preset: str | None = None,
+    recognize: bool = True,
 ) -> LoadReport:
     """Copies weights into modules, cast to each parameter's dtype and device.
 
@@ -125,6 +126,7 @@ def load_into(
         allow_partial: load what fits although something is missing, unexpected or shape_mismatch.
         source: how messages call the file; the checkpoints' own paths if None.
         preset: the name of the preset that the modules were built from, for messages.
+        recognize: whether weights that are another preset's are refused as such.
 
     Raises:
         CheckpointMismatch: something is missing, unexpected or shape_mismatch, and `allow_partial` is false.
@@ -135,7 +137,7 @@ def load_into(
     targets: dict[str, Tensor] = _state(modules)
     prefixes = tuple(f"{prefix}." for prefix in modules)
     shapes = {name: tuple(tensor.shape) for name, tensor in targets.items()}
-    for file in files:
+    for file in files if recognize else ():
         _check_preset(file, shapes, prefixes, preset)
 
     report = LoadReport(called)

@@ -23,18 +23,11 @@ def preset_of(shapes: Shapes) -> str | None:
 
 
 def clip_model_of(shapes: Shapes) -> str | None:
-    """The CLIP model that has nearly all of these tensors (by open_clip's names): a preset's, or one of open_clip's."""
-    ours = {
-        preset.clip.name: {
-            name.removeprefix("clip."): shape
-            for name, shape in _preset_shapes(preset.name).items()
-            if name.startswith("clip.")
-        }
-        for preset in PRESETS.values()
-    }
-    found = _most_alike(shapes, ours)
-    if found is not None:
-        return found
+    """The CLIP model that these tensors (by open_clip's names) are of: a preset's, or one of open_clip's list."""
+    for preset in PRESETS.values():
+        ours = _preset_shapes(preset.name)
+        if all(ours.get(f"clip.{name}") == shape for name, shape in shapes.items()):
+            return preset.clip.name
     width, patches = shapes.get("visual.proj"), shapes.get("visual.conv1.weight")
     for name in open_clip.list_models() if width and patches else ():
         config = open_clip.get_model_config(name)

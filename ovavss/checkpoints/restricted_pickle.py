@@ -7,7 +7,8 @@ a forged dtype state given to NumPy itself could turn bytes into object pointers
 import pickle
 import re
 from collections import OrderedDict
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -122,7 +123,7 @@ for _core in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _ArrayFromBuffer
 
 
-def numpy_holders() -> list[tuple[type, str]]:
+def numpy_holders() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """The holders of NumPy's scalars, arrays and dtypes with the names that they stand for, for `torch.load`."""
     return [(holder, f"{module}.{name}") for (module, name), holder in _ALLOWED.items() if module.startswith("numpy")]
 

@@ -87,7 +87,7 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
     tensors = {name: tensor for name, tensor in _read_clip(path).items() if name not in _NOT_WEIGHTS}
     checkpoint = Checkpoint(Kind.OURS, {f"clip.{name}": tensor for name, tensor in tensors.items()}, [], [], path)
     try:
-        load_into({"clip": clip}, checkpoint)
+        load_into({"clip": clip}, checkpoint, recognize=False)
     except CheckpointMismatch as error:
         advice = f"give OpenAI's or open_clip's weights of {config.name}" if config.pretrained else "leave --clip out"
         raise UserError(
