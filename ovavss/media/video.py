@@ -17,19 +17,20 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ovavss.errors import UserError
 from ovavss.files import check_regular_file
+from ovavss.media.clock import Clock
 from ovavss.media.sound import SAMPLE_RATE, Sound
 from ovavss.media.streams import choose_streams
 
 # Timestamps of many containers are rounded to milliseconds.
 _TICK = 2e-3
 _TOLERATED_LOSS = 1.0
-_CLOCK_RESTART = 1.0
 
 OnMissingAudio = Literal["error", "silence"]
 
@@ -107,7 +108,7 @@ def probe(path: Path, options: ReadOptions = ReadOptions()) -> MediaInfo:
         sample_rate, channels = (audio.rate, audio.channels) if audio else (None, None)
         streams = video.index, audio.index if audio else None
         try:
-            frame = next(_decoded(container, video, path))[2]
+            frame = next(_decoded(container, video, path, Clock(path, (video, audio))))[2]
             height, width, _ = _Picture(frame).rgb(frame).shape
         except StopIteration:
             raise UserError(f"no frame of {path} can be decoded; convert it or give another video") from None
@@ -124,12 +125,16 @@ def read_windows(
     Raises UserError as `probe` does, and on reaching it where a second or more is missing or cannot be decoded.
     """
     with _open(path) as container, _open(path) as sound_container:
-        video, _ = _streams(container, path, options)
-        _, audio = _streams(sound_container, path, options)
-        frames = _chosen_frames(container, video, path, options.frame_position)
+        video, audio = _streams(container, path, options)
+        clock = Clock(path, (video, audio))
+        frames = _chosen_frames(container, video, path, options.frame_position, clock)
         first = next(frames)
         zero = first[2]
-        sound = Sound(_decoded(sound_container, audio, path) if audio else None, zero, str(path))
+        sound_frames = None
+        if audio is not None:
+            track = sound_container.streams[audio.index]
+            sound_frames = _decoded(sound_container, track, path, Clock(path, (video, audio)))
+        sound = Sound(sound_frames, zero, str(path))
         pending: list[tuple[float, np.ndarray, float]] = [first]
         index = 0
         while pending:
@@ -192,33 +197,36 @@ def _snippets_in(duration: float) -> int:
     return max(1, int(duration + 0.5 + _TICK))
 
 
-def _decoded(container: InputContainer, stream: Any, path: Path) -> Iterator[tuple[float, float, Any]]:
+def _decoded(container: InputContainer, stream: Any, path: Path, clock: Clock) -> Iterator[tuple[float, float, Any]]:
     """Frames with the seconds at which they begin and end. UserError where a second or more cannot be decoded."""
     step = 1 / float(stream.average_rate or stream.guessed_rate or 25) if stream.type == "video" else 0.0
-    shift, end, failed = 0.0, None, None
-    packets = container.demux(stream)
-    while True:
-        packet = None
+    base, end, failed = stream.time_base, None, None
+    for packet in _packets(container, stream, clock):
         try:
-            packet = next(packets, None)
-            if packet is None:  # also after a read error: what is missing then is judged by the header
-                break
-            frames = packet.decode()
+            frames = stream.decode(packet)
         except FFmpegError:
-            if packet is None:
-                continue
-            if packet.pts is not None:
-                failed = float((packet.pts + (packet.duration or 0)) * packet.time_base) + shift
-                end = float(packet.pts * packet.time_base) + shift if end is None else end
+            if packet is not None and packet.pts is not None:
+                failed = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                end = float(packet.pts * packet.time_base) if end is None else end
             continue
         for frame in frames:
-            time = frame.time + shift if frame.time is not None else end or 0.0
-            if end is not None and time < end - _CLOCK_RESTART:  # joined recordings: go on where the first one ended
-                shift, time = shift + end - time, end
+            time = float(frame.pts * base) if frame.pts is not None else end or 0.0
             _check_damage(stream, path, end, failed)
-            end, failed = time + (float(frame.duration * frame.time_base) if frame.duration else step), None
+            end, failed = time + (float(frame.duration * base) if frame.duration else step), None
             yield time, end, frame
     _check_damage(stream, path, end, failed)
+
+
+def _packets(container: InputContainer, stream: Any, clock: Clock) -> Iterator[Packet | None]:
+    """The stream's packets with corrected time stamps, and None, which makes the decoder give all that it holds."""
+    try:
+        for packet in container.demux():  # all streams: the clock needs their order
+            clock.correct(packet)
+            if packet.stream_index == stream.index and packet.size:
+                yield packet
+    except FFmpegError:  # what is missing then is judged by the header
+        pass
+    yield None
 
 
 def _check_damage(stream: Any, path: Path, end: float | None, failed: float | None) -> None:
@@ -230,7 +238,7 @@ def _check_damage(stream: Any, path: Path, end: float | None, failed: float | No
 
 
 def _chosen_frames(
-    container: InputContainer, stream: VideoStream, path: Path, frame_position: FramePosition
+    container: InputContainer, stream: VideoStream, path: Path, frame_position: FramePosition, clock: Clock
 ) -> Iterator[tuple[float, np.ndarray, float]]:
     """For each snippet: seconds since the first frame, pixels, and the first frame's own time stamp.
 
@@ -241,7 +249,7 @@ def _chosen_frames(
     last: VideoFrame | None = None
     chosen: tuple[float, VideoFrame] | None = None
     snippet = 0
-    for stamp, end, frame in _decoded(container, stream, path):
+    for stamp, end, frame in _decoded(container, stream, path, clock):
         if picture is None or last is None:
             zero, picture, last = stamp, _Picture(frame), frame
         time = stamp - zero
@@ -256,7 +264,10 @@ def _chosen_frames(
         last, shown_at, until = frame, time, end
     if picture is None or last is None:
         raise UserError(f"no frame of {path} can be decoded; convert it or give another video")
-    _check_complete(container, stream, path, until)
+    clock.warn()
+    # In MP4 the picture has a promise of its own; elsewhere it may be that of the sound.
+    reached = clock.original(stream, until) if "mp4" in container.format.name else clock.end
+    _check_complete(container, stream, path, reached)
     for number in range(snippet, max(_snippets_in(until - zero), snippet if snippet else 1)):
         shown = chosen if chosen is not None and number == snippet else (shown_at, last)
         yield shown[0], picture.rgb(shown[1]), zero
@@ -269,13 +280,6 @@ def _check_complete(container: InputContainer, stream: VideoStream, path: Path, 
         return
     if stream.duration and stream.start_time and stream.time_base:
         promised += float(stream.start_time * stream.time_base)
-    if promised - end < _TOLERATED_LOSS:
-        return
-    if "mp4" not in container.format.name:  # elsewhere the promise may be that of the sound
-        with _open(path) as again:
-            for packet in again.demux():
-                if packet.pts is not None and packet.time_base:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if promised - end >= _TOLERATED_LOSS:
         raise UserError(
             f"{path} is truncated: {end:.1f} s of the promised {promised:.1f} s can be decoded; copy the file again"
