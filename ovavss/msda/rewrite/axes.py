@@ -13,8 +13,9 @@ import onnx
 import sympy
 from onnx import TensorProto
 
+from ovavss.msda.rewrite.formulas import Size, product, quotient, same
 from ovavss.msda.rewrite.graph import Graph, attributes
-from ovavss.msda.rewrite.sizes import Size, Sizes, product, quotient, same
+from ovavss.msda.rewrite.sizes import Sizes
 
 
 class Part(NamedTuple):
@@ -171,6 +172,8 @@ def _move(sizes: Sizes, node: onnx.NodeProto, name: str, layout: Layout) -> Layo
             return _part(layout, axis, sympy.Add(*parts[:index]), parts[index])
         case "Slice":
             for axis, start, length in sizes.slices(node):
+                if length is None:
+                    raise ValueError("an unknown length")
                 layout = _part(layout, axis, start, length)
             return layout
         case _:  # Gather

@@ -27,9 +27,10 @@ from ovavss.msda.rewrite.axes import (
     step,
     whole,
 )
+from ovavss.msda.rewrite.formulas import Dims, Size, quotient, same
 from ovavss.msda.rewrite.graph import Graph
 from ovavss.msda.rewrite.rearrange import Step, plan
-from ovavss.msda.rewrite.sizes import Dims, Size, Sizes, quotient, same
+from ovavss.msda.rewrite.sizes import Sizes
 from ovavss.msda.rewrite.terms import LEVEL, D, N, P, Q, Refusal, Term, added, alike, term
 
 _Entry = TypeVar("_Entry")

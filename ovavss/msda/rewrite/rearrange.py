@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ovavss.msda.rewrite.axes import Axis, Digit, Lost, joined, size_of
-from ovavss.msda.rewrite.sizes import Size, same
+from ovavss.msda.rewrite.formulas import Size, same
 
 
 @dataclass(frozen=True)

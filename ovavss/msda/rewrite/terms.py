@@ -6,8 +6,9 @@ import onnx
 import sympy
 
 from ovavss.msda.rewrite.axes import Axis, Digit, Layout, ancestors, follow, is_move, joined, step, whole
+from ovavss.msda.rewrite.formulas import Dims, same
 from ovavss.msda.rewrite.graph import Graph, attributes
-from ovavss.msda.rewrite.sizes import Dims, Sizes, same
+from ovavss.msda.rewrite.sizes import Sizes
 
 # A GridSample's output is [n, d, q, p]: batch and heads, channels, queries, points.
 N, D, Q, P = range(4)
