@@ -29,7 +29,7 @@ def clip_model_of(shapes: Shapes) -> str | None:
         if all(ours.get(f"clip.{name}") == shape for name, shape in shapes.items()):
             return preset.clip.name
     width, patches = shapes.get("visual.proj"), shapes.get("visual.conv1.weight")
-    for name in open_clip.list_models() if width and patches else ():
+    for name in sorted(open_clip.list_models(), key=len) if width and patches else ():
         config = open_clip.get_model_config(name)
         vision = config["vision_cfg"]
         sizes = (vision.get("width"), config["embed_dim"]), (vision.get("width"), 3, *2 * (vision.get("patch_size"),))
