@@ -275,7 +275,8 @@ def _check_report(
     if not report.loaded:
         kinds = " and ".join(file.kind.value for file in files)
         why = "none that fits" if report.shape_mismatch else "none"
-        raise UserError(f"{report.source} holds {kinds} weights, {why} for {', '.join(asked)}: give another checkpoint")
+        message = f"{report.source} holds {kinds} weights, {why} for {', '.join(asked)}: give another checkpoint"
+        raise CheckpointMismatch(message, report)
     if report.ok or allow_partial:
         return
     problems = [

@@ -89,16 +89,16 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
     try:
         load_into({"clip": clip}, checkpoint, recognize=False)
     except CheckpointMismatch as error:
+        holds = _what_clip(tensors, error.report, config.name)
         advice = f"give OpenAI's or open_clip's weights of {config.name}" if config.pretrained else "leave --clip out"
-        raise UserError(
-            f"{path} does not fit CLIP {config.name}, which this preset takes: "
-            f"{_what_clip(tensors, error.report, config.name)}; {advice}"
-        ) from None
+        raise UserError(f"{path} does not fit CLIP {config.name}, which this preset takes: {holds}; {advice}") from None
     return path
 
 
 def _what_clip(tensors: Mapping[str, Tensor], report: LoadReport, expected: str) -> str:
     """What a file of CLIP weights that do not fit holds."""
+    if not report.loaded and len(report.shape_mismatch) < 2:
+        return "none of its tensors fits"
     model = clip_model_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if report.shape_mismatch:
         other = "a model of other sizes" if model in (None, expected) else model
