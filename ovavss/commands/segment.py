@@ -1,6 +1,7 @@
 """`ovavss segment`: a video in, masks and names out."""
 
 import json
+from collections.abc import Iterable
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -102,8 +103,28 @@ def parse_classes(classes: str | None, preset: Preset) -> list[str]:
         ) from error
 
 
+# What a run on this machine needs to know and a server knows itself.
+_TORCH = ("runner", RunnerName.TORCH)
+_LOCAL = ("engines", "runner", "precision", "preset", "weights", "clip", "partial", "seed", "offline")
+# What only OV-AVSS has.
+_OV_AVSS = (
+    *("proposals", "sound_threshold", "score_threshold", "crop", "frames_per_query", "confidence_threshold"),
+    *("merge_iou", "square_anchor"),
+)
+
+
+def refuse_options(context: typer.Context, names: Iterable[str], reason: str) -> None:
+    """UserError where one of these parameters was given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    options = [parameter.opts[0] for parameter in context.command.params if parameter.name in given]
+    if options:
+        raise UserError(f"{reason}: leave {', '.join(options)} out")
+
+
 @command
 def segment(
+    context: typer.Context,
     video: Annotated[Path, typer.Argument(help="Any video with sound.")],
     out: Annotated[
         Path | None,
@@ -159,6 +180,10 @@ def segment(
     from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline, segment_video
 
+    if url is not None:
+        refuse_options(context, _LOCAL, "--url takes the model and the runtime of its server")
+    else:
+        refuse_options(context, ["deadline"], "without --url nothing has a deadline")
     out = check_output_folder(out or Path(f"{video.name}.ovavss"))
     position = FramePosition(frame_position.value)
     reading = ReadOptions(position, "silence" if silent else "error", video_stream, audio_stream)
@@ -175,8 +200,12 @@ def segment(
     )  # fmt: skip
     with ExitStack() as stack:
         if open_avs:
-            if engines is not None or weights or clip:
-                raise UserError("preset 'open_avs' brings its own weights: leave --engines, --weights and --clip out")
+            refuse_options(
+                context,
+                [name for name in _LOCAL if name not in ("preset", "offline") and (name, runner) != _TORCH],
+                "preset 'open_avs' brings its own weights and runs in PyTorch",
+            )
+            refuse_options(context, _OV_AVSS, "only the presets of OV-AVSS have such a switch")
             from ovavss.pipeline.open_avs import open_pipeline
 
             pipeline: AnyPipeline = open_pipeline(offline=offline)
@@ -191,8 +220,6 @@ def segment(
 
                 pipeline = open_pipeline(runners=runners)
         else:
-            if engines is not None or weights or clip:
-                raise UserError("--url brings its own model: leave --engines, --weights and --clip out")
             from ovavss.serving.client import RemotePipeline
 
             pipeline = stack.enter_context(RemotePipeline(url, options, deadline))

@@ -189,3 +189,27 @@ def test_a_silent_video_can_be_segmented(tmp_path: Path) -> None:
     silent = media_files.write(tmp_path / "silent.mp4", sounds=None)
     run(str(silent), "--runner", "torch", "--classes", "a,b", "--silent", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            "--url grpc://localhost:9 --preset r50",
+            "--url takes the model and the runtime of its server: leave --preset",
+        ),
+        ("--url grpc://localhost:9 --runner torch --seed 0", "leave --runner, --seed out"),
+        ("--url grpc://localhost:9 --precision fp32 --partial", "leave --precision, --partial out"),
+        ("--url grpc://localhost:9 --clip hub --weights a.pth --engines E", "leave --engines, --weights, --clip"),
+        ("--deadline 5", "without --url nothing has a deadline: leave --deadline out"),
+        ("--proposals sounding", "only the presets of OV-AVSS have such a switch: leave --proposals out"),
+        (
+            "--preset open_avs --seed 3",
+            "preset 'open_avs' brings its own weights and runs in PyTorch: leave --seed out",
+        ),
+    ],
+)
+def test_options_without_a_meaning_are_refused(video: Path, tmp_path: Path, options: str, says: str) -> None:
+    refusal = refused(str(video), "--out", str(tmp_path / "out"), *options.split())
+    assert says in refusal
+    assert not (tmp_path / "out").exists()
