@@ -4,7 +4,6 @@ An occurrence is reported only where every condition is shown to hold for all si
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
@@ -29,6 +28,7 @@ from ovavss.msda.rewrite.axes import (
 )
 from ovavss.msda.rewrite.formulas import Dims, Size, quotient, same
 from ovavss.msda.rewrite.graph import Graph
+from ovavss.msda.rewrite.occurrence import Occurrence, Operand, Refused
 from ovavss.msda.rewrite.rearrange import Step, plan
 from ovavss.msda.rewrite.sizes import Sizes
 from ovavss.msda.rewrite.terms import LEVEL, D, N, P, Q, Refusal, Term, added, alike, term
@@ -38,49 +38,6 @@ _ONE = sympy.Integer(1)
 _CHANNELS, _MOST_LEVELS, _MOST_POINTS = 8, 8, 16
 _TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _COORDINATE_TYPES = (*_TYPES, TensorProto.DOUBLE)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor, and the steps that bring it to the op's axes; the op takes scale * tensor + offset."""
-
-    name: str
-    steps: list[Step]
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-@dataclass(frozen=True)
-class Occurrence:
-    """One attention. `maps`: the GridSamples' first inputs, level by level, with their (h, w).
-
-    The op's output, brought into place by `steps`, is the tensor `output`.
-    """
-
-    maps: tuple[str, ...]
-    level_sizes: tuple[tuple[Size, Size], ...]
-    batch: Size
-    queries: Size
-    heads: int
-    channels: int
-    points: int
-    value: Operand
-    locations: Operand
-    weights: Operand
-    output: str
-    steps: list[Step]
-
-    @property
-    def levels(self) -> int:
-        return len(self.maps)
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A GridSample node that stays."""
-
-    node: str
-    reason: str
 
 
 def find(graph: Graph, sizes: Sizes) -> tuple[list[Occurrence], list[Refused]]:
@@ -161,6 +118,7 @@ class _Matcher:
         _check_limits(self.levels, int(self.roles[D]), int(self.roles[P]))
         level_sizes = [self.sizes.dims[sampler.input[0]][2:] for sampler in self.samplers]
         return Occurrence(
+            tuple(_name(sampler) for sampler in self.samplers),
             tuple(sampler.input[0] for sampler in self.samplers),
             tuple((h, w) for h, w in level_sizes),
             _batch_and_heads(self.roles[N], heads)[0],

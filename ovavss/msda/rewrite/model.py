@@ -1,6 +1,7 @@
 """A whole model: what is replaced, what is left and why."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,22 +9,35 @@ import onnx
 
 from ovavss.errors import UserError
 from ovavss.msda.onnx_node import DOMAIN, LOWEST_OPSET, PLAIN, FallbackBody
-from ovavss.msda.rewrite.find import Occurrence, Refused, find
-from ovavss.msda.rewrite.graph import Graph, element_types, inner_names, standard_opset
+from ovavss.msda.rewrite.find import find
+from ovavss.msda.rewrite.graph import Graph, element_types, standard_opset
+from ovavss.msda.rewrite.occurrence import Occurrence, Refused
 from ovavss.msda.rewrite.replace import replace
 from ovavss.msda.rewrite.sizes import Sizes
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `rewrite` did."""
+    """What `rewrite` did: the attentions that it replaced, and the GridSample nodes that it left."""
 
     replaced: list[Occurrence]
     left: list[Refused]
 
 
 def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
-    """Replace in place. `folder` is where the model's external data lies; the model may lack it."""
+    """Replaces deformable attention spelled with GridSample by the operator's node, in place.
+
+    Args:
+        model: Any ONNX model of opset 16 or newer; the values of its external data need not be loaded.
+        folder: The folder of its external data.
+        body: How the node's local function samples, for runtimes without the operator.
+
+    Returns:
+        What was replaced, and each GridSample that was left with the reason.
+
+    Raises:
+        UserError: The model's opset is older, or it holds the operator already.
+    """
     left = _out_of_reach(model)
     if not any(node.op_type == "GridSample" for node in model.graph.node):
         return Report([], left)
@@ -43,7 +57,7 @@ def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
     if body is FallbackBody.GRID_SAMPLE and found:
         levels = Counter(occurrence.levels for occurrence in found).most_common(1)[0][0]
         reason = f"its number of levels is not the others' {levels}; --attention-body gather takes any"
-        left += [Refused(o.output, reason) for o in found if o.levels != levels]
+        left += [Refused(node, reason) for o in found if o.levels != levels for node in o.samplers]
         found = [occurrence for occurrence in found if occurrence.levels == levels]
     if found:
         if any(function.name == PLAIN and function.domain == DOMAIN for function in model.functions):
@@ -53,21 +67,26 @@ def rewrite(model: onnx.ModelProto, folder: Path, body: FallbackBody) -> Report:
 
 
 def _out_of_reach(model: onnx.ModelProto) -> list[Refused]:
-    """GridSamples inside functions, and graphs inside nodes that may hold some."""
+    """The GridSample nodes inside functions and inside the bodies of other nodes."""
     refused = []
     for function in model.functions:
-        if function.domain != DOMAIN and any(node.op_type == "GridSample" for node in function.node):
-            refused.append(Refused(function.name, "it is a local function; inline the model's functions first"))
+        if function.domain != DOMAIN:
+            reason = f"it is in the local function {function.name}; inline the model's functions first"
+            refused += [Refused(node, reason) for node in _samplers(function.node)]
     for node in model.graph.node:
-        if inner_names(node) and _samples_inside(node):
-            refused.append(Refused(node.name or node.output[0], f"its GridSample is inside the {node.op_type}'s body"))
+        for entry in node.attribute:
+            for graph in [entry.g, *entry.graphs]:
+                name = node.name or node.output[0]
+                reason = f"it is in the body of the {node.op_type} {name}, where nothing is replaced"
+                refused += [Refused(inside, reason) for inside in _samplers(graph.node)]
     return refused
 
 
-def _samples_inside(node: onnx.NodeProto) -> bool:
-    return any(
-        inside.op_type == "GridSample" or _samples_inside(inside)
-        for entry in node.attribute
-        for graph in [entry.g, *entry.graphs]
-        for inside in graph.node
-    )
+def _samplers(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """The GridSample nodes among these and in their bodies."""
+    for node in nodes:
+        if node.op_type == "GridSample":
+            yield node.name or node.output[0]
+        for entry in node.attribute:
+            for graph in [entry.g, *entry.graphs]:
+                yield from _samplers(graph.node)

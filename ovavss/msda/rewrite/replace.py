@@ -10,8 +10,8 @@ import sympy
 from onnx import TensorProto, helper, numpy_helper
 
 from ovavss.msda.onnx_node import ATTRIBUTES, DOMAIN, PLAIN, FallbackBody, add_bodies
-from ovavss.msda.rewrite.find import Occurrence, Operand
 from ovavss.msda.rewrite.graph import Graph, inner_names, standard_opset
+from ovavss.msda.rewrite.occurrence import Occurrence, Operand
 from ovavss.msda.rewrite.rearrange import InputSize, Reshape, Step
 from ovavss.msda.rewrite.sizes import Sizes
 

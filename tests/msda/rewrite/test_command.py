@@ -1,5 +1,6 @@
 """The command `ovavss rewrite`: what it writes and says, bad files, weights beside the model, and a real model."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from ovavss.commands.app import app
 from ovavss.msda.libraries import custom_op_library, session_options
 from ovavss.msda.onnx_node import DOMAIN, FallbackBody
+from ovavss.msda.rewrite.check import differences, reference
 
 
 def command(*arguments: str | Path) -> tuple[int, str]:
@@ -40,9 +42,104 @@ def test_command_on_a_model_with_none(tmp_path: Path) -> None:
     onnx.save(text_model(attributes="align_corners = 1"), before)
     code, said = command(before, after)
     assert code == 0, said
-    assert "left as it is: sample0: align_corners is 1; the op knows 0" in said
-    assert "holds no deformable attention that could be replaced, and is unchanged" in said
+    assert "left as it is: sample0 and sample1: align_corners is 1; the op knows 0" in said
+    assert "holds no deformable attention that could be replaced, and is unchanged; it has 2 GridSample nodes" in said
     assert after.read_bytes() == before.read_bytes()
+
+
+def with_a_warp() -> onnx.ModelProto:
+    """Attention, and a GridSample that is none."""
+    return text_model(
+        changes={
+            "=> (float[B, Q, 16] out)": "=> (float[B, Q, 16] out, float[N, 8, X, Y] warped)",
+            "out = Transpose <perm = [0, 2, 1]> (wide)": """out = Transpose <perm = [0, 2, 1]> (wide)
+                warped = GridSample <padding_mode = "border"> (map1, grid0)""",
+        }
+    )
+
+
+def test_report(tmp_path: Path) -> None:
+    onnx.save(with_a_warp(), tmp_path / "in.onnx")
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx", "--report")
+    assert code == 0, said
+    lines = said.splitlines()
+    assert "taken: sample0: by out" in lines
+    assert "taken: sample1: by out" in lines
+    assert "left as it is: warped: its padding is border; the op knows zeros" in lines
+    assert lines[-1].endswith("1 deformable attention replaced; 1 of 3 GridSample nodes left")
+
+
+def test_many_that_are_left_are_counted(tmp_path: Path) -> None:
+    model = with_a_warp()
+    for number in range(6):
+        for field in (model.graph.node, model.graph.output):
+            field.append(field[-1])
+        model.graph.node[-1].output[0] = model.graph.output[-1].name = f"warped{number}"
+    onnx.save(model, tmp_path / "in.onnx")
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    assert code == 0, said
+    assert "left as it is: warped, warped0, warped1 and 4 more: its padding is border; the op knows zeros" in said
+    assert "; 7 of 9 GridSample nodes left" in said
+
+
+def test_check(tmp_path: Path) -> None:
+    onnx.save(text_model(), tmp_path / "in.onnx")
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx", "--check", "--size", "Q=7", "--size", "B=3")
+    assert code == 0, said
+    assert "100.00 %" in said
+    assert "1 deformable attention replaced" in said
+    assert {d.variant for d in differences(reference(tmp_path / "in.onnx", {"B": 3}), tmp_path / "out.onnx")} == (
+        {"local function", "custom operator"} if custom_op_library() else {"local function"}
+    )
+
+
+def test_check_finds_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewriting that is wrong: its value lies elsewhere."""
+    from ovavss.msda.rewrite import replace
+
+    onnx.save(text_model(), tmp_path / "in.onnx")
+    write = replace._Writer.write
+
+    def shifted(self: replace._Writer, occurrence: replace.Occurrence) -> None:
+        moved = dataclasses.replace(occurrence.locations, offset=occurrence.locations.offset + 0.1)
+        write(self, dataclasses.replace(occurrence, locations=moved))
+
+    monkeypatch.setattr(replace._Writer, "write", shifted)
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx", "--check")
+    assert code == 2
+    assert "output 'out' of the rewritten model differs from the original's" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "Q=7"], "--size is for --check alone"),
+        (["--check", "--size", "Q"], "--size Q is not NAME=SIZE"),
+        (["--check", "--size", "Q=0"], "--size Q=0 is not NAME=SIZE"),
+        (["--check", "--size", "Q=7", "--size", "Q=8"], "--size gives Q twice"),
+        (["--check", "--size", "width=7"], "the model has no dynamic axis 'width'; its dynamic axes are: B, Q"),
+    ],
+)
+def test_bad_options(options: list[str], message: str, tmp_path: Path) -> None:
+    onnx.save(text_model(), tmp_path / "in.onnx")
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx", *options)
+    assert code == 2
+    assert message in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_check_of_a_model_that_does_not_run(tmp_path: Path) -> None:
+    model = text_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((5, 7), np.float32), "odd"))
+    model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["odd", "odd"], ["never"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["never", "never"], ["used"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("used", TensorProto.FLOAT, ["X", "Y"]))
+    onnx.save(model, tmp_path / "in.onnx")
+    code, said = command(tmp_path / "in.onnx", tmp_path / "out.onnx", "--check")
+    assert code == 2
+    assert "does not run on random inputs (value [2, 40, 2, 8], " in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
 
 
 def test_bad_files(tmp_path: Path) -> None:
