@@ -5,7 +5,7 @@ masks. Names agree over a run of sound, as every second's scores are mixed with 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ class OpenAvsOptions:
         min_box: Least score of a box that is used as a prompt.
         box_priority: Least score of such a box, relative to the class maps' peak.
         instances: Further boxes count as further instances of the noun from this share of the best score on.
-        zoom: Side of the square that the masker sees, relative to the boxes' longer side; 0 shows it the whole frame.
+        zoom: Side of the square that the masker sees, relative to the boxes' longer side; 0 shows it all, as
+            do points, whose region is often a part of an object.
         tiles: Squares along the longer side that the detector sees beside the whole picture.
     """
 
@@ -355,23 +356,13 @@ def _to_frame(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
     return (square[:, : size[0], : size[1]] > 0).numpy(force=True)
 
 
-def crop_to_prompt(prompt: Prompt, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
-    """The part of a frame that the masker sees: a square about the prompt's boxes with `zoom` times their longer side,
-    moved and cut to lie inside the frame.
-
-    Args:
-        prompt: Boxes, or points with boxes about their region.
-        size: (height, width) of the frame in pixels.
-        zoom: 0 means the whole frame.
-
-    Returns:
-        x0, y0, x1, y1 in pixels.
-    """
+def _crop_to_prompt(prompt: Prompt, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
+    """The part of a frame that the masker sees, as x0, y0, x1, y1 in pixels: a square about the prompt's boxes with
+    `zoom` times their longer side, moved and cut to lie inside the frame."""
     height, width = size
-    if not zoom:
+    if not zoom or not len(prompt.boxes):
         return 0, 0, width, height
-    boxes = prompt.boxes if len(prompt.boxes) else prompt.outline
-    low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    low, high = prompt.boxes[:, :2].min(0), prompt.boxes[:, 2:].max(0)
     side = float((high - low).max()) * zoom
     limit = np.array([width, height])
     start = np.clip((low + high - side) / 2, 0, np.maximum(limit - side, 0))
@@ -390,18 +381,14 @@ def outline(
         prompt_decoder: The graph "prompt_decoder".
         frame: uint8 [H, W, 3] RGB.
         prompt: In pixels of the frame.
-        zoom: As `crop_to_prompt`; a tight crop allows a smaller and so quicker image encoder.
+        zoom: As in `OpenAvsOptions`; a tight crop allows a smaller and so quicker image encoder.
 
     Returns:
         bool [H, W].
     """
     size = (frame.shape[0], frame.shape[1])
-    x0, y0, x1, y1 = crop_to_prompt(prompt, size, zoom)
-    region = prompt.region
-    if region is not None:
-        # The region's cells at the frame's size, so that they can be cut as the frame is.
-        region = F.interpolate(torch.from_numpy(region)[None, None].float(), size)[0, 0, y0:y1, x0:x1].numpy() > 0
-    moved = Prompt(prompt.boxes - [x0, y0, x0, y0], prompt.points - [x0, y0], region, prompt.outline - [x0, y0, x0, y0])
+    x0, y0, x1, y1 = _crop_to_prompt(prompt, size, zoom)
+    moved = replace(prompt, boxes=prompt.boxes - [x0, y0, x0, y0])  # points show the whole frame: x0 = y0 = 0
     embedding = encode_frame(mask_image_encoder, frame[y0:y1, x0:x1])
     result = np.zeros(size, bool)
     result[y0:y1, x0:x1] = mask(prompt_decoder, embedding, moved, (y1 - y0, x1 - x0))
