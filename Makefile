@@ -1,4 +1,5 @@
-# make demo      videos with sound through exported ONNX graphs, to masks and names (VIDEO=, PRESET=, WEIGHTS=, CLASSES=, OUT=)
+# make demo      a real video with sound through OpenAVS, a rendered one through exported ONNX graphs, into demo/
+#                (VIDEO=, CLASSES= for a video of your own; PRESET=, WEIGHTS= for exported graphs of another model; OUT=)
 # make test      the tests that need no GPU and less than about a minute each
 # make test-all  all of them, a real Triton server and the slow ones included
 # make plugins   the fast attention operator for ONNX Runtime, OpenVINO and TensorRT, as far as it can be built here
@@ -6,10 +7,10 @@
 # make docs      the site, into build/site
 # Each sets up what it needs first, from Python 3.11 to 3.13, git, make and a C++ compiler.
 
-PRESET  ?= tiny
+PRESET  ?=
 CLASSES ?=
-ENGINES ?= artifacts/$(PRESET)
-OUT     ?= demo/$(PRESET)
+ENGINES ?= $(if $(PRESET),artifacts/$(PRESET))
+OUT     ?= demo$(if $(PRESET),/$(PRESET),$(if $(VIDEO),/open_avs))
 VIDEO   ?=
 PYTHON  ?= python3
 PYTEST  ?=
@@ -21,9 +22,17 @@ RUN      = PATH="$(BIN):$$PATH" UV=$(abspath $(UV)) $(BIN)/
 
 setup: .venv/.complete
 
-demo: .venv/.complete $(ENGINES)/manifest.json
-	$(RUN)python -m ovavss.commands.demo --engines "$(ENGINES)" --out "$(OUT)" \
+DEMO = $(RUN)python -m ovavss.commands.demo
+ifeq ($(VIDEO)$(ENGINES),)
+# Where nothing can be fetched, the first part ends with a sentence, and the second works all the same.
+demo: .venv/.complete
+	-$(DEMO) --out "$(OUT)/real_clip"
+	$(MAKE) --no-print-directory demo PRESET=tiny OUT="$(OUT)/sounding_shapes" CLASSES=
+else
+demo: .venv/.complete $(ENGINES:%=%/manifest.json)
+	$(DEMO) $(ENGINES:%=--engines "%") --out "$(OUT)" \
 	  $(if $(VIDEO),--video "$(VIDEO)") $(if $(CLASSES),--classes "$(CLASSES)")
+endif
 
 test: plugins
 	$(RUN)python -m pytest -m "not slow and not server" $(PYTEST)
