@@ -90,7 +90,8 @@ def load_clip(clip: nn.Module, config: ClipConfig, source: str | None) -> Path |
         load_into({"clip": clip}, checkpoint, recognize=False)
     except CheckpointMismatch as error:
         holds = _what_clip(tensors, error.report, config.name)
-        advice = f"give OpenAI's or open_clip's weights of {config.name}" if config.pretrained else "leave --clip out"
+        published = f"give OpenAI's or open_clip's weights of {config.name}"
+        advice = published if config.pretrained else "leave --clip-weights out"
         raise UserError(f"{path} does not fit CLIP {config.name}, which this preset takes: {holds}; {advice}") from None
     return path
 
@@ -158,7 +159,7 @@ def _load_from_hub(clip: nn.Module, config: ClipConfig) -> None:
     except Exception as error:  # whatever the hub's client raises
         raise UserError(
             f"CLIP {config.name} could not be fetched from open_clip's hub ({_first_line(error)}); "
-            "pass --clip FILE with the weights that OpenAI or open_clip publish"
+            "pass --clip-weights FILE with the weights that OpenAI or open_clip publish"
         ) from error
     finally:
         logging.disable(level)

@@ -14,7 +14,7 @@ def ablate(
     json: Annotated[Path | None, typer.Option(help="Write all figures here.")] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Of each localizer: a short schedule.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Held-out world.")] = 1000,
-    clips: Annotated[int, typer.Option(min=1, help="How many clips of it.")] = 100,
+    num_clips: Annotated[int, typer.Option(min=1, help="How many clips of it.")] = 100,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Tables 3 to 5 of the paper on the synthetic world: train tiny with each fusion and each audio prompt on a short
@@ -34,8 +34,8 @@ def ablate(
     def tell(row: Row) -> None:
         print(f"{row.variant.table}, {row.variant.name}: {summary(row.result)}", flush=True)
 
-    rows = run_ablations(PRESETS["tiny"], work, iterations, seed, clips, tell)
-    table = Table(title=f"tiny, {iterations} iterations each, {clips} clips of world {seed}: IoU in percent")
+    rows = run_ablations(PRESETS["tiny"], work, iterations, seed, num_clips, tell)
+    table = Table(title=f"tiny, {iterations} iterations each, {num_clips} clips of world {seed}: IoU in percent")
     for column in ("table", "variant", "base", "novel", "harmonic", "mean", "foreground"):
         table.add_column(column, justify="left" if column in ("table", "variant") else "right")
     for row in rows:

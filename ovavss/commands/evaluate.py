@@ -67,7 +67,7 @@ def evaluate(
         typer.Option(help="'open_avs' brings its own weights; the others go with --runner torch."),
     ] = AnyPresetName.tiny,  # type: ignore[attr-defined]
     weights: WeightsOption = None,
-    clip: ClipWeightsOption = None,
+    clip_weights: ClipWeightsOption = None,
     partial: PartialOption = False,
     data: Annotated[
         Path | None,
@@ -114,7 +114,9 @@ def evaluate(
         proposals, sound_threshold, score_threshold, crop=crop, sound_map=True, frames_per_query=frames_per_query,
         merge_iou=merge_iou, confidence_threshold=confidence_threshold,
     )  # fmt: skip
-    model = _ModelChoice(preset.value, engines, runner, precision, weights or [], clip, partial, offline, options)  # type: ignore[attr-defined]
+    model = _ModelChoice(
+        preset.value, engines, runner, precision, weights or [], clip_weights, partial, offline, options
+    )  # type: ignore[attr-defined]
     stamps = data is not None and str(data) == _STAMPS
     if parts and not (stamps and model.preset == OPEN_AVS):
         raise UserError(f"--parts goes with --preset {OPEN_AVS} and --data {_STAMPS}")
@@ -195,7 +197,9 @@ class _ModelChoice:
         from ovavss.pipeline.open_avs import open_pipeline
 
         if self.engines is not None or self.weights or self.clip_weights:
-            raise UserError(f"preset '{OPEN_AVS}' brings its own weights: leave --engines, --weights and --clip out")
+            raise UserError(
+                f"preset '{OPEN_AVS}' brings its own weights: leave --engines, --weights and --clip-weights out"
+            )
         return open_pipeline(offline=self.offline)
 
     def load(

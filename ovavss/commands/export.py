@@ -92,12 +92,18 @@ def is_up_to_date(out: Path, request: BuildSpec, key: str) -> bool:
 def export(
     preset: Annotated[AnyPresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    formats: Annotated[str, typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx.")] = "onnx",
+    formats: Annotated[
+        list[str], typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx; may be given several times.")
+    ] = ["onnx"],  # noqa: B006
     precision: Annotated[
-        str, typer.Option(help="Of fp32,fp16,bf16: type of the products; int8,fp8: the CLIP image encoder's.")
-    ] = "fp32",
+        list[str],
+        typer.Option(
+            help="Of fp32,fp16,bf16: type of the products; int8,fp8: the CLIP image encoder's; may be given several "
+            "times."
+        ),
+    ] = ["fp32"],  # noqa: B006
     weights: WeightsOption = None,
-    clip: ClipWeightsOption = None,
+    clip_weights: ClipWeightsOption = None,
     partial: PartialOption = False,
     seed: SeedOption = 0,
     size: Annotated[
@@ -143,8 +149,8 @@ def export(
     )  # fmt: skip
     plan.check()
     request = BuildSpec(
-        parse_choices("--formats", formats, Format),
-        parse_choices("--precision", precision, Precision),
+        parse_choices("--formats", ",".join(formats), Format),
+        parse_choices("--precision", ",".join(precision), Precision),
         parse_size("--size", size, multiple=32),
         parse_size("--verify-size", verify_size),
         attention_body,
@@ -153,7 +159,9 @@ def export(
         layers,
     )
     open_avs = not isinstance(chosen, Preset)
-    if open_avs and (request.quantized() or request.size or weights or clip or Format.TORCHSCRIPT in request.formats):
+    if open_avs and (
+        request.quantized() or request.size or weights or clip_weights or Format.TORCHSCRIPT in request.formats
+    ):
         raise UserError(
             "preset 'open_avs' brings its own weights and sizes, in formats onnx, tensorrt and tensorrt_rtx and in "
             "fp32, fp16 and bf16; leave --weights, --clip-weights and --size out"
@@ -166,7 +174,7 @@ def export(
         raise UserError("--calibration is for --precision int8 or fp8; leave it out")
     given = [path for path in weights or [] if path.is_file()]  # a missing one is told of as it is loaded
     shipped = shipped_weights(chosen.name)
-    key = request_fingerprint(chosen.name, given or ([shipped] if shipped else []), seed, clip, request)
+    key = request_fingerprint(chosen.name, given or ([shipped] if shipped else []), seed, clip_weights, request)
     if is_up_to_date(out, request, key):
         print(f"{out} is up to date: nothing to build ({time.perf_counter() - start:.1f} s)")
         return
@@ -175,7 +183,7 @@ def export(
     if isinstance(chosen, Preset):
         from ovavss.checkpoints.weights import WeightsSource, load_models
 
-        loaded = load_models(chosen, WeightsSource(weights or [], clip, partial, seed))
+        loaded = load_models(chosen, WeightsSource(weights or [], clip_weights, partial, seed))
         warn(loaded.warnings)
     else:
         from ovavss.checkpoints.open_avs import load_open_avs

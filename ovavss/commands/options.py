@@ -19,7 +19,7 @@ WeightsOption = Annotated[
 ]
 ClipWeightsOption = Annotated[
     str | None,
-    typer.Option("--clip", help="CLIP weights: a file, or 'hub'. Default: the checkpoint's own, else the hub."),
+    typer.Option("--clip-weights", help="CLIP weights: a file, or 'hub'. Default: the checkpoint's own, else the hub."),
 ]
 PartialOption = Annotated[
     bool, typer.Option("--partial", help="Load what fits of a checkpoint, leave the rest random.")

@@ -105,7 +105,7 @@ def parse_classes(classes: str | None, preset: Preset) -> list[str]:
 
 # What a run on this machine needs to know and a server knows itself.
 _TORCH = ("runner", RunnerName.TORCH)
-_LOCAL = ("engines", "runner", "precision", "preset", "weights", "clip", "partial", "seed", "offline")
+_LOCAL = ("engines", "runner", "precision", "preset", "weights", "clip_weights", "partial", "seed", "offline")
 # What only OV-AVSS has.
 _OV_AVSS = (
     *("proposals", "sound_threshold", "score_threshold", "crop", "frames_per_query", "confidence_threshold"),
@@ -143,7 +143,7 @@ def segment(
         typer.Option(help="'open_avs' needs nothing else; the others go with --runner torch. Default: open_avs."),
     ] = None,
     weights: WeightsOption = None,
-    clip: ClipWeightsOption = None,
+    clip_weights: ClipWeightsOption = None,
     partial: PartialOption = False,
     seed: SeedOption = 0,
     proposals: Annotated[
@@ -189,7 +189,7 @@ def segment(
     reading = ReadOptions(position, "silence" if silent else "error", video_stream, audio_stream)
     probe(video, reading)
     chosen = preset.value if preset is not None else None  # type: ignore[attr-defined]
-    unasked = chosen is None and not (engines or weights or clip) and runner is RunnerName.ONNXRUNTIME
+    unasked = chosen is None and not (engines or weights or clip_weights) and runner is RunnerName.ONNXRUNTIME
     open_avs = url is None and (chosen == OPEN_AVS or unasked)
     ov_avss = PresetName(chosen if chosen not in (None, OPEN_AVS) else "tiny")
     if classes is not None:
@@ -212,7 +212,9 @@ def segment(
         elif url is None:
             from ovavss.pipeline.pipeline import Pipeline
 
-            found, runners = open_runners(ov_avss, engines, runner, weights or [], clip, partial, seed, precision)
+            found, runners = open_runners(
+                ov_avss, engines, runner, weights or [], clip_weights, partial, seed, precision
+            )
             if isinstance(found, Preset):
                 pipeline = Pipeline(found, runners, options)
             else:
@@ -252,7 +254,7 @@ def open_runners(
     engines: Path | None,
     runner: RunnerName,
     weights: list[Path],
-    clip: str | None,
+    clip_weights: str | None,
     partial: bool,
     seed: int = 0,
     precision: Precision = Precision.FP32,
@@ -266,15 +268,15 @@ def open_runners(
         from ovavss.checkpoints.weights import WeightsSource, load_models
         from ovavss.runtime.engines import torch_runners
 
-        loaded = load_models(PRESETS[preset.value], WeightsSource(weights, clip, partial, seed))
+        loaded = load_models(PRESETS[preset.value], WeightsSource(weights, clip_weights, partial, seed))
         warn(loaded.warnings)
         return loaded.models.preset, torch_runners(loaded.models)
     if engines is None:
         raise UserError(
             f"--runner {runner} needs --engines DIR (build it with export/build_engines.py), or pass --runner torch"
         )
-    if weights or clip:
-        raise UserError("--weights and --clip belong to --runner torch; the engines hold their own weights")
+    if weights or clip_weights:
+        raise UserError("--weights and --clip-weights belong to --runner torch; the engines hold their own weights")
     from ovavss.runtime.engines import open_any_engines, read_manifest
 
     if read_manifest(engines).seed is not None:

@@ -92,7 +92,7 @@ def test_clip_that_does_not_fit(tmp_path: Path) -> None:
         (image_half, f"{len(ours) - len(image_half)} of its tensors are not in the file (clip."),
         (
             {"visual.class_embedding": torch.zeros(7)},
-            "none of its tensors fits; leave --clip out",
+            "none of its tensors fits; leave --clip-weights out",
         ),
         ({**ours, "visual.other": torch.zeros(1)}, "the file holds 1 tensors more (clip.visual.other)"),
     ):
@@ -128,7 +128,8 @@ def test_no_clip_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     models = build_models(TINY)
     save_checkpoint(path, {"usslm": models.usslm, "audio_encoder": models.audio_encoder}, "tiny")
     message = (
-        r"ViT-B-16-quickgelu could not be fetched from open_clip's hub \(the hub cannot be reached\); pass --clip FILE"
+        r"ViT-B-16-quickgelu could not be fetched from open_clip's hub \(the hub cannot be reached\); "
+        r"pass --clip-weights FILE"
     )
     with pytest.raises(UserError, match=message):
         load_models(published, WeightsSource([path]))

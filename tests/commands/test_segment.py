@@ -200,7 +200,10 @@ def test_a_silent_video_can_be_segmented(tmp_path: Path) -> None:
         ),
         ("--url grpc://localhost:9 --runner torch --seed 0", "leave --runner, --seed out"),
         ("--url grpc://localhost:9 --precision fp32 --partial", "leave --precision, --partial out"),
-        ("--url grpc://localhost:9 --clip hub --weights a.pth --engines E", "leave --engines, --weights, --clip"),
+        (
+            "--url grpc://localhost:9 --clip-weights hub --weights a.pth --engines E",
+            "leave --engines, --weights, --clip-weights",
+        ),
         ("--deadline 5", "without --url nothing has a deadline: leave --deadline out"),
         ("--proposals sounding", "only the presets of OV-AVSS have such a switch: leave --proposals out"),
         (

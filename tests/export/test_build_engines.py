@@ -50,6 +50,14 @@ def tiny() -> dict[str, Runner]:
     return {name: TorchRunner(specs[name], modules[name]) for name in GRAPHS}
 
 
+@pytest.mark.parametrize("option", ["--formats", "--precision"])
+def test_every_one_of_a_repeated_option_counts(tmp_path: Path, option: str) -> None:
+    valid = {"--formats": "onnx", "--precision": "fp32"}[option]
+    for values in (("unheard", valid), (valid, "unheard")):
+        given = [part for value in values for part in (option, value)]
+        assert f"{option} 'unheard' is unknown" in refused("--preset", "tiny", "--out", str(tmp_path / "out"), *given)
+
+
 def test_what_was_written(tiny_engines: Path) -> None:
     manifest = read_manifest(tiny_engines)
     assert set(manifest.graphs) == set(GRAPHS) and manifest.preset == "tiny" and manifest.request
