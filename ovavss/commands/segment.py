@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,21 +52,6 @@ _FORMATS = {
     RunnerName.TENSORRT: Format.TENSORRT,
     RunnerName.TENSORRT_RTX: Format.TENSORRT_RTX,
 }
-
-
-class SquareAnchorName(StrEnum):
-    """Where a square crop lies on the mask's tight box."""
-
-    TOP_LEFT = "top_left"
-    CENTER = "center"
-
-
-class FramePositionName(StrEnum):
-    """Which frame of a second stands for it."""
-
-    START = "start"
-    MIDDLE = "middle"
-    END = "end"
 
 
 def names_in(text: str, path: Path) -> list[str]:
@@ -157,12 +142,12 @@ def segment(
     frames_per_query: FramesPerQueryOption = None,
     confidence_threshold: ConfidenceThresholdOption = None,
     merge_iou: MergeOption = None,
-    square_anchor: Annotated[SquareAnchorName, typer.Option(help="Where a square crop lies; the paper centers it.")] = (
-        SquareAnchorName.TOP_LEFT
-    ),
+    square_anchor: Annotated[
+        Literal["top_left", "center"], typer.Option(help="Where a square crop lies; the paper centers it.")
+    ] = "top_left",
     frame_position: Annotated[
-        FramePositionName, typer.Option(help="Which frame of a second stands for it.")
-    ] = FramePositionName.MIDDLE,
+        Literal["start", "middle", "end"], typer.Option(help="Which frame of a second stands for it.")
+    ] = "middle",
     offline: Annotated[
         bool, typer.Option("--offline", help="With open_avs: ask no registry for weights that are not in the cache.")
     ] = False,
@@ -185,7 +170,7 @@ def segment(
     else:
         refuse_options(context, ["deadline"], "without --url nothing has a deadline")
     out = check_output_folder(out or Path(f"{video.name}.ovavss"))
-    position = FramePosition(frame_position.value)
+    position = FramePosition(frame_position)
     reading = ReadOptions(position, "silence" if silent else "error", video_stream, audio_stream)
     probe(video, reading)
     chosen = preset.value if preset is not None else None  # type: ignore[attr-defined]
@@ -195,7 +180,7 @@ def segment(
     if classes is not None:
         parse_classes(classes, PRESETS[ov_avss.value])  # before the models, which take seconds to load
     options = Options(
-        proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor.value,
+        proposals, sound_threshold, score_threshold, crop=crop, square_anchor=square_anchor,
         frames_per_query=frames_per_query, merge_iou=merge_iou, confidence_threshold=confidence_threshold,
     )  # fmt: skip
     with ExitStack() as stack:
@@ -239,11 +224,11 @@ def segment(
             "sound_threshold": sound_threshold,
             "score_threshold": score_threshold,
             "crop": crop.value,
-            "square_anchor": square_anchor.value,
+            "square_anchor": square_anchor,
             "frames_per_query": frames_per_query,
             "confidence_threshold": confidence_threshold,
             "merge_iou": merge_iou,
-            "frame_position": frame_position.value,
+            "frame_position": frame_position,
         }
         print(segment_video(video, out, pipeline, names, reading, settings))
         print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
