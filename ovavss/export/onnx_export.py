@@ -13,7 +13,6 @@ from onnx import compose
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ovavss.export.deformable_attention import exported_as_node
 from ovavss.export.simplify import simplify
 from ovavss.files import write_bytes
 from ovavss.models.graphs import GraphSpec, TensorSpec
@@ -22,6 +21,7 @@ from ovavss.models.ov_avss.graphs import UsslmGraph
 from ovavss.models.ov_avss.pixel_decoder import LEVELS
 from ovavss.models.ov_avss.presets import USSLM_GRAPH
 from ovavss.msda.onnx_node import FallbackBody, add_bodies
+from ovavss.msda.onnx_translation import onnx_translations
 
 OPSET = 20
 # Upper ends of the dynamic dimensions.
@@ -74,13 +74,12 @@ def _export_usslm(spec: GraphSpec, module: UsslmGraph, inputs: dict[str, Tensor]
     images = module.prepare(frames)[0]
     clips: dict[int, object] = {0: Dim("clips", max=MOST["clips"])}
     sides = {} if module.prepare.size else {axis: MULTIPLE * Dim(f"side{axis}", max=64) for axis in (3, 4)}
-    with exported_as_node():
-        core = _to_onnx(
-            Localizer(module),
-            {"images": images, "audio": audio},
-            ["mask_logits", "sound_scores"],
-            {"images": clips | sides, "audio": clips},
-        )
+    core = _to_onnx(
+        Localizer(module),
+        {"images": images, "audio": audio},
+        ["mask_logits", "sound_scores"],
+        {"images": clips | sides, "audio": clips},
+    )
     prepare = compose.add_prefix(prepare, "prepare/", rename_inputs=False, rename_outputs=False)
     merged = compose.merge_models(
         prepare,
@@ -113,6 +112,7 @@ def _to_onnx(
             input_names=list(inputs),
             output_names=outputs,
             dynamic_shapes=tuple(dynamic[name] for name in inputs),
+            custom_translation_table=onnx_translations(),
             verbose=False,
         )
     assert program is not None

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from ovavss.models.ov_avss.early_fusion import EarlyFusion
 from ovavss.models.ov_avss.position_encoding import sine_2d
 from ovavss.models.ov_avss.presets import FusionConfig, PixelDecoderConfig
-from ovavss.msda.ms_deform_attn import LevelShapes, MSDeformAttn, grid_reference_points
+from ovavss.msda.layer import MSDeformAttn
+from ovavss.msda.ms_deform_attn import LevelShapes, grid_reference_points
 
 LEVELS = ("res5", "res4", "res3")
 
