@@ -24,9 +24,20 @@ with user_errors():
 """
 
 
+def default_signals() -> None:
+    """As a terminal starts a program, even where the tests run in the background or under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def run(*command: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env=os.environ | environment, timeout=120
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+        preexec_fn=default_signals,
     )
 
 
