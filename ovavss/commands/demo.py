@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from ovavss.commands.app import app
 from ovavss.commands.process import command
-from ovavss.commands.segment import segment
-from ovavss.models.ov_avss.presets import PRESETS, Proposals
+from ovavss.models.ov_avss.presets import PRESETS
 
 # A scene of a held-out world in which some shapes sound and others do not.
 WORLD_SEED, SCENE = 1000, 10
@@ -24,14 +24,15 @@ def demo(
     classes: Annotated[str | None, typer.Option(help="'person,piano,...', or @FILE.")] = None,
 ) -> None:
     """Segment a video and say where to find the pictures."""
-    proposals = Proposals.ALL
+    options = ["--out", str(out), *(["--engines", str(engines)] if engines else [])]
     if video is None and engines is not None and _knows_shapes(engines):
-        video, proposals = _rendered(out.parent), Proposals.SOUNDING
+        video = _rendered(out.parent)
+        options += ["--proposals", "sounding"]
     elif video is None:
         from ovavss.datasets.demo_clip import fetch_demo_clip
 
         video, classes = fetch_demo_clip(), classes or REAL_CLASSES
-    segment(video=video, out=out, engines=engines, classes=classes, proposals=proposals)
+    app(["segment", str(video), *options, *(["--classes", classes] if classes else [])], standalone_mode=False)
     print(f"look at {out / 'overlay.png'} and {out / 'overlay.mp4'}")
 
 
