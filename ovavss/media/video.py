@@ -147,6 +147,7 @@ def read_windows(
             yield Window(index, float(index * snippets), np.stack([f for _, f, _ in repeated]), waveform, count, times)
             index += 1
             pending = [frame for _, frame in zip(range(1), frames)]
+        sound.warn_of_silence()
 
 
 def _open(path: Path) -> InputContainer:
@@ -265,21 +266,21 @@ def _chosen_frames(
     if picture is None or last is None:
         raise UserError(f"no frame of {path} can be decoded; convert it or give another video")
     clock.warn()
-    # In MP4 the picture has a promise of its own; elsewhere it may be that of the sound.
-    reached = clock.original(stream, until) if "mp4" in container.format.name else clock.end
-    _check_complete(container, stream, path, reached)
+    _check_complete(container, stream, path, clock.original(stream, until), clock.end)
     for number in range(snippet, max(_snippets_in(until - zero), snippet if snippet else 1)):
         shown = chosen if chosen is not None and number == snippet else (shown_at, last)
         yield shown[0], picture.rgb(shown[1]), zero
 
 
-def _check_complete(container: InputContainer, stream: VideoStream, path: Path, end: float) -> None:
-    """Compare the end of the picture with the header's, both on the file's own clock, which need not start at 0."""
+def _check_complete(container: InputContainer, stream: VideoStream, path: Path, end: float, last: float) -> None:
+    """Compares the header's duration with the end of the picture and with the last packet, on the file's own clock."""
     promised = _promised(stream, container)
-    if promised is None:
+    if promised is None or container.format.name in ("mpeg", "mpegts"):  # which have no header that promises anything
         return
-    if stream.duration and stream.start_time and stream.time_base:
-        promised += float(stream.start_time * stream.time_base)
+    if "mp4" in container.format.name:  # counts from the first frame
+        promised += float((stream.start_time or 0) * (stream.time_base or 0))
+    else:  # elsewhere the promise may be that of the sound
+        end = max(end, last)
     if promised - end >= _TOLERATED_LOSS:
         raise UserError(
             f"{path} is truncated: {end:.1f} s of the promised {promised:.1f} s can be decoded; copy the file again"

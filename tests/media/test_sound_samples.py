@@ -15,7 +15,10 @@ def frames(samples: np.ndarray) -> Any:
     for start in range(0, len(samples), 1600):
         part = samples[None, start : start + 1600]
         frame = SimpleNamespace(
-            to_ndarray=lambda part=part: part, format=SimpleNamespace(is_planar=True), sample_rate=SAMPLE_RATE
+            to_ndarray=lambda part=part: part,
+            format=SimpleNamespace(is_planar=True),
+            layout=SimpleNamespace(nb_channels=1),
+            sample_rate=SAMPLE_RATE,
         )
         yield start / SAMPLE_RATE, (start + 1600) / SAMPLE_RATE, frame
 
