@@ -125,7 +125,7 @@ def _describe(stream: Any) -> str:
 def _decoded_frames(key: tuple[str, int, int], candidates: Sequence[int]) -> dict[int, int]:
     """How many frames of each stream can be decoded, up to what is enough; the file's beginning is read."""
     frames = dict.fromkeys(candidates, 0)
-    with av.open(f"file:{key[0]}") as container:
+    with av.open(f"file:{key[0]}", metadata_errors="replace") as container:
         streams = {index: container.streams[index] for index in candidates}
         waiting = {index for index, stream in streams.items() if stream.codec_context is not None}
         packets = container.demux([streams[index] for index in candidates])

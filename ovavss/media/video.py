@@ -157,7 +157,8 @@ def _open(path: Path) -> InputContainer:
         raise UserError(f"{path} is a folder; give a video file")
     check_regular_file(path)
     try:
-        container = av.open(f"file:{path}")  # the name itself may hold a colon
+        # The name itself may hold a colon; titles may be written in any encoding.
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except FFmpegError as error:
         raise UserError(
             f"{path} is not a video that can be read ({_reason(error)}); give a video with sound"
