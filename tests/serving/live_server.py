@@ -21,6 +21,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def shared_memory() -> set[Path]:
+    return set(Path("/dev/shm").glob("ovavss-server-*"))
+
+
 @dataclass
 class Live:
     """`ovavss serve` as a child process; may be stopped and started again at the same ports."""
@@ -28,6 +32,8 @@ class Live:
     engines: Path
     work: Path
     ports: list[int] = field(default_factory=lambda: free_ports(3))
+    # Another server of this machine, or one that was killed, may have left memory of its own.
+    memory_before: set[Path] = field(default_factory=shared_memory)
 
     @property
     def url(self) -> str:
@@ -55,7 +61,7 @@ class Live:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0
         assert not self.pids(self.process.pid)
-        assert not list(Path("/dev/shm").glob("ovavss-server-*"))
+        assert shared_memory() <= self.memory_before
 
     def pids(self, parent: int) -> dict[int, str]:
         """Children of a process that are alive, with their command lines."""
