@@ -44,7 +44,8 @@ from ovavss.models.ov_avss.presets import (
     USSLM_GRAPH,
     Preset,
 )
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.runner import Runner
 from ovavss.runtime.torch_runner import TorchRunner
 

@@ -39,7 +39,8 @@ from ovavss.evaluation.evaluate import WORLD, EvaluationClip, avsbench_clips, wo
 from ovavss.evaluation.metric import ConfusionMatrix, Scores
 from ovavss.files import write_json
 from ovavss.models.ov_avss.presets import Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 
 GATE = 99.9  # percent of the reference (MLPerf's stricter gate)
 MEASURES = ("base", "novel", "harmonic", "mean")

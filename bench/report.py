@@ -35,7 +35,8 @@ from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, world_clips
 from ovavss.files import write_bytes, write_json
 from ovavss.models.ov_avss.presets import Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 
 LARGE_ROWS = "merged,few crops,onnx+op,one by one"
 

@@ -34,7 +34,8 @@ from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
 from ovavss.files import write_json
 from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH, Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline, Segmentation, choose_regions, crop_regions
+from ovavss.pipeline.pipeline import Pipeline, Segmentation
+from ovavss.pipeline.steps import Options, crop_regions, encode_audio, localize, select_regions
 from ovavss.runtime.engines import open_engines
 from ovavss.serving.client import RemotePipeline
 from ovavss.serving.repository import write_repository
@@ -260,12 +261,11 @@ def share(
 def step_inputs(pipeline: Pipeline, clip: EvaluationClip) -> dict[str, list[Any]]:
     """What each graph of the ensemble is sent for a clip."""
     waveform, frames = torch.from_numpy(clip.waveform)[None], torch.from_numpy(clip.frames)
-    audio = pipeline.runners[AUDIO_ENCODER](waveform=waveform)["audio"]
-    located = pipeline.runners[USSLM_GRAPH](frames=frames[None], audio=audio)
-    logits, (height, width) = located["mask_logits"][0], located["image_size"].tolist()
-    regions = choose_regions(logits, located["sound_scores"][0], Options())[1]
+    audio = encode_audio(pipeline.runners[AUDIO_ENCODER], waveform)
+    (located,) = localize(pipeline.runners[USSLM_GRAPH], frames[None], audio)
+    regions = select_regions(located.mask_logits, located.sound_scores, Options()).crops
     size = pipeline.preset.clip.image_size
-    crops = crop_regions(logits, located["resized_frames"][0], (height, width), regions, size)
+    crops = crop_regions(located, regions, size, Options())
     if not len(crops):
         crops = torch.zeros(1, 3, size, size)
     arrays = {AUDIO_ENCODER: {"waveform": waveform}, USSLM_GRAPH: {"frames": frames, "audio": audio},

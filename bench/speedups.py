@@ -32,7 +32,8 @@ from ovavss.files import write_json
 from ovavss.models.ov_avss.presets import USSLM_GRAPH, Preset, Proposals
 from ovavss.msda import ms_deform_attn
 from ovavss.msda.libraries import custom_op_library
-from ovavss.pipeline.pipeline import Clip, Options, Pipeline, Segmentation
+from ovavss.pipeline.pipeline import Clip, Pipeline, Segmentation
+from ovavss.pipeline.steps import Options
 from plugins.msdeform_attn.core import Core
 
 PLAIN = Options(skip_empty_masks=False)

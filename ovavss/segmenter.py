@@ -11,8 +11,9 @@ from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.systems import ALL_PRESETS, OPEN_AVS, AnyPreset, find_preset
 from ovavss.output.results import ClipResult
 from ovavss.output.tracks import Result
-from ovavss.pipeline.pipeline import Options, Pipeline, check_names
+from ovavss.pipeline.pipeline import Pipeline, check_names
 from ovavss.pipeline.segment_video import AnyPipeline, to_clip_result
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import Format, Precision
 
 if TYPE_CHECKING:

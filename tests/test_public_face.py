@@ -13,7 +13,7 @@ from ovavss.datasets.sounding_shapes.disk import write_mp4
 from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.models.ov_avss.presets import Proposals
 from ovavss.output.results import ClipResult, Detection
-from ovavss.pipeline.pipeline import Options
+from ovavss.pipeline.steps import Options
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ from bench.options import JsonOption, WeightsOption, run
 from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import world_clips
 from ovavss.files import write_json
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ovavss.datasets.sounding_stamps.scenes import StampClip
     from ovavss.evaluation.evaluate import EvaluationClip, Prediction
     from ovavss.pipeline.open_avs import OpenAvsPipeline
-    from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline
+    from ovavss.pipeline.steps import Options
 
 
 class KindName(StrEnum):
@@ -108,7 +108,7 @@ def evaluate(
     from ovavss.evaluation.evaluate import evaluate as score
     from ovavss.evaluation.predictions import read_prediction, save_prediction
     from ovavss.files import write_json
-    from ovavss.pipeline.pipeline import Options
+    from ovavss.pipeline.steps import Options
 
     options = Options(
         proposals, sound_threshold, score_threshold, crop=crop, sound_map=True, frames_per_query=frames_per_query,

@@ -162,8 +162,8 @@ def segment(
     """Find, outline and name what sounds in a video."""
     from ovavss.media.video import FramePosition, ReadOptions, probe
     from ovavss.output.results import check_output_folder
-    from ovavss.pipeline.pipeline import Options
     from ovavss.pipeline.segment_video import AnyPipeline, segment_video
+    from ovavss.pipeline.steps import Options
 
     if url is not None:
         refuse_options(context, _LOCAL, "--url takes the model and the runtime of its server")

@@ -129,15 +129,13 @@ def _of_window(
 ) -> Cut:
     import torch
 
-    from ovavss.models.ov_avss.mask_crop import crop_regions, find_regions
+    from ovavss.pipeline.steps import Options, crop_regions, encode_audio, localize, select_regions
 
     def cut(wanted: int) -> np.ndarray:
-        audio = runners[AUDIO_ENCODER](waveform=torch.from_numpy(waveform)[None])["audio"]
-        found = runners[USSLM_GRAPH](frames=torch.from_numpy(frames)[None], audio=audio)
-        height, width = found["image_size"].tolist()
-        masks, resized = found["mask_logits"][0], found["resized_frames"][0]
-        regions = find_regions(masks)
+        audio = encode_audio(runners[AUDIO_ENCODER], torch.from_numpy(waveform)[None])
+        (clip,) = localize(runners[USSLM_GRAPH], torch.from_numpy(frames)[None], audio)
+        regions = select_regions(clip.mask_logits, clip.sound_scores, Options()).crops
         some = regions.select(torch.from_numpy(np.sort(rng.permutation(len(regions))[:wanted])))
-        return crop_regions(masks, resized, (height, width), some, preset.clip.image_size).numpy(force=True)
+        return crop_regions(clip, some, preset.clip.image_size, Options()).numpy(force=True)
 
     return cut

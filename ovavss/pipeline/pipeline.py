@@ -18,27 +18,22 @@ from torch import Tensor
 from ovavss.errors import UserError
 from ovavss.models.ov_avss import open_vocabulary
 from ovavss.models.ov_avss.clip import tokenizer
-from ovavss.models.ov_avss.mask_crop import (
-    Regions,
-    SquareAnchor,
-    crop_regions,
-    find_regions,
-    most_confident,
-    shared_crops,
-    thumbnails,
-)
+from ovavss.models.ov_avss.mask_crop import thumbnails
 from ovavss.models.ov_avss.open_vocabulary import Ranking
-from ovavss.models.ov_avss.presets import (
-    AUDIO_ENCODER,
-    CLIP_IMAGE_ENCODER,
-    CLIP_TEXT_ENCODER,
-    USSLM_GRAPH,
-    Crop,
-    Preset,
-    Proposals,
-)
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, CLIP_TEXT_ENCODER, USSLM_GRAPH, Preset
 from ovavss.models.ov_avss.prompts import TEMPLATES, text_embeddings
 from ovavss.pipeline.early_exit import THUMBNAIL_SIZE, CropRequests, all_crops, early_exit
+from ovavss.pipeline.steps import (
+    Localization,
+    Options,
+    Selection,
+    classify,
+    crop_regions,
+    encode_audio,
+    encode_crops,
+    localize,
+    select_regions,
+)
 from ovavss.runtime.runner import Runner
 
 FIND_REGIONS, CROP_REGIONS, CLASSIFY = "find_regions", "crop_regions", "classify"
@@ -49,36 +44,6 @@ Clip = tuple[np.ndarray, np.ndarray]
 """frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000]."""
 
 LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
-
-
-@dataclass(frozen=True)
-class Options:
-    """How masks become names. The defaults are the published code's; the paper selects `proposals="sounding"` and
-    centers the squares.
-
-    The others trade CLIP's work for exactness. `frames_per_query`: classify a query by its most confident frames only
-    (None: by all). `confidence_threshold`: by one frame after another until its name has this probability and the
-    other frames look like those (`runtime/looking.py`; None: all frames at once). `merge_iou`: queries whose masks
-    overlap this much in a frame share one crop (None: none do). `named_only`: pairs at or below the score threshold
-    get no mask; the label map is the same. `skip_empty_masks`: upsample only masks that can matter; the result is the
-    same. `clip_batch`: crops that go through CLIP at a time; `localizer_batch`: clips of one size, where several are
-    given, that go through audio encoder and localizer at a time.
-    """
-
-    proposals: Proposals = Proposals.ALL
-    sound_threshold: float = 0.5
-    score_threshold: float = open_vocabulary.SCORE_THRESHOLD
-    top_k: int = open_vocabulary.TOP_K
-    crop: Crop = Crop.SQUARE
-    square_anchor: SquareAnchor = "top_left"
-    clip_batch: int = 32
-    localizer_batch: int = 1
-    sound_map: bool = False
-    frames_per_query: int | None = None
-    confidence_threshold: float | None = None
-    merge_iou: float | None = None
-    named_only: bool = False
-    skip_empty_masks: bool = True
 
 
 @dataclass
@@ -132,19 +97,13 @@ def check_tokens(names: Sequence[str], tokens: Tensor) -> None:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Located:
-    """A clip behind the localizer. `regions` are what is classified, `crops` those of them that CLIP sees,
-    `crop_index` the crop of each region: int64 [n]."""
+    """A clip behind the localizer."""
 
-    mask_logits: Tensor
-    sound_scores: Tensor
-    frames: Tensor
-    image_size: tuple[int, int]
+    found: Localization
     original_size: tuple[int, int]
-    regions: Regions
-    crops: Regions
-    crop_index: Tensor
+    selection: Selection
 
 
 @dataclass
@@ -154,45 +113,6 @@ class _Looked:
     query: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     embeddings: Tensor = field(default_factory=lambda: torch.zeros(0))
     crops: int = 0
-
-
-def choose_regions(mask_logits: Tensor, sound_scores: Tensor, options: Options) -> tuple[Regions, Regions, Tensor]:
-    """What of a clip is classified, which of it CLIP sees, and the crop of each region (int64 [n]).
-
-    mask_logits float32 [N, T, h, w], sound_scores float32 [N].
-    """
-    queries = None
-    if options.proposals is Proposals.SOUNDING:
-        queries = (sound_scores > options.sound_threshold).nonzero()[:, 0]
-    regions = find_regions(mask_logits, queries, options.skip_empty_masks)
-    if options.frames_per_query is not None:
-        regions = most_confident(regions, options.frames_per_query)
-    if options.merge_iou is None:
-        return regions, regions, torch.arange(len(regions), device=regions.query.device)
-    kept, crop_index = shared_crops(mask_logits, regions, options.merge_iou).unique(return_inverse=True)
-    return regions, regions.select(kept), crop_index
-
-
-def classify(
-    embeddings: Tensor,
-    query: Tensor,
-    vocabulary: Tensor,
-    mask_logits: Tensor,
-    image_size: tuple[int, int],
-    original_size: tuple[int, int],
-    options: Options,
-) -> tuple[Ranking, Tensor, Tensor]:
-    """Ranking, masks and label map, as in `Segmentation`, from the embedding [n, D] and query [n] of each region."""
-    logits = open_vocabulary.similarity(embeddings, vocabulary)
-    ids, probabilities = open_vocabulary.class_probabilities(logits, query)
-    ranking = open_vocabulary.rank(ids, probabilities, options.top_k)
-    if options.named_only:
-        named = ranking.score > options.score_threshold
-        ranking = Ranking(ranking.query[named], ranking.label[named], ranking.score[named])
-    masks = open_vocabulary.full_size_masks(
-        mask_logits, ranking.query, image_size, original_size, options.skip_empty_masks
-    )
-    return ranking, masks, open_vocabulary.semantic_map(masks, ranking, options.score_threshold)
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -281,20 +201,16 @@ class Pipeline:
 
     def _hear(self, clips: Sequence[Clip]) -> Tensor:
         with self.step(AUDIO_ENCODER):
-            return self.runners[AUDIO_ENCODER](waveform=_stacked([waveform for _, waveform in clips]))["audio"]
+            return encode_audio(self.runners[AUDIO_ENCODER], _stacked([waveform for _, waveform in clips]))
 
     def _locate(self, clips: Sequence[Clip], audio: Tensor) -> list[_Located]:
         with self.step(USSLM_GRAPH):
-            found = self.runners[USSLM_GRAPH](frames=_stacked([frames for frames, _ in clips]), audio=audio)
-        height, width = found["image_size"].tolist()
+            localizations = localize(self.runners[USSLM_GRAPH], _stacked([frames for frames, _ in clips]), audio)
         located = []
-        for (frames, _), mask_logits, scores, resized in zip(
-            clips, found["mask_logits"], found["sound_scores"], found["resized_frames"]
-        ):
+        for (frames, _), found in zip(clips, localizations):
             with self.step(FIND_REGIONS):
-                chosen = choose_regions(mask_logits, scores, self.options)
-            original_size = (frames.shape[1], frames.shape[2])
-            located.append(_Located(mask_logits, scores, resized, (height, width), original_size, *chosen))
+                selection = select_regions(found.mask_logits, found.sound_scores, self.options)
+            located.append(_Located(found, (frames.shape[1], frames.shape[2]), selection))
         return located
 
     def _look(self, clips: Sequence[_Located], vocabulary: Tensor) -> list[_Looked]:
@@ -315,15 +231,18 @@ class Pipeline:
         return found
 
     def _looking(self, clip: _Located, vocabulary: Tensor) -> CropRequests:
+        found, selection = clip.found, clip.selection
         if self.options.confidence_threshold is None:
-            return all_crops(clip.regions, clip.crop_index)
+            return all_crops(selection.regions, selection.crop_index)
         with self.step(CROP_REGIONS):
-            views = thumbnails(clip.mask_logits, clip.frames, clip.crops, THUMBNAIL_SIZE, self.options.square_anchor)
+            views = thumbnails(
+                found.mask_logits, found.frames, selection.crops, THUMBNAIL_SIZE, self.options.square_anchor
+            )
         return early_exit(
-            clip.mask_logits,
-            clip.sound_scores,
-            clip.regions,
-            clip.crop_index,
+            found.mask_logits,
+            found.sound_scores,
+            selection.regions,
+            selection.crop_index,
             views,
             vocabulary,
             self.options.confidence_threshold,
@@ -348,24 +267,22 @@ class Pipeline:
         return list(joined.split([len(index) for index in crops]))
 
     def _cut(self, clip: _Located, index: list[int]) -> Tensor:
-        options, some = self.options, clip.crops.select(torch.tensor(index, device=clip.crops.query.device))
+        crops = clip.selection.crops
         with self.step(CROP_REGIONS):
-            return crop_regions(
-                clip.mask_logits, clip.frames, clip.image_size, some, self.preset.clip.image_size, options.crop,
-                options.square_anchor,
-            )  # fmt: skip
+            some = crops.select(torch.tensor(index, device=crops.query.device))
+            return crop_regions(clip.found, some, self.preset.clip.image_size, self.options)
 
     def _encode(self, crops: Sequence[Tensor]) -> Tensor:
         with self.step(CLIP_IMAGE_ENCODER):
-            return self.runners[CLIP_IMAGE_ENCODER](crops=torch.cat(list(crops)))["image_embeddings"]
+            return encode_crops(self.runners[CLIP_IMAGE_ENCODER], torch.cat(list(crops)))
 
     def _name(self, clip: _Located, looked: _Looked, vocabulary: Tensor) -> Segmentation:
-        options, sizes = self.options, (clip.image_size, clip.original_size)
+        found, sizes = clip.found, (clip.found.image_size, clip.original_size)
         with self.step(CLASSIFY):
             ranking, masks, label_map = classify(
-                looked.embeddings, looked.query, vocabulary, clip.mask_logits, *sizes, options
+                looked.embeddings, looked.query, vocabulary, found.mask_logits, *sizes, self.options
             )
             sounds = None
-            if options.sound_map:
-                sounds = open_vocabulary.sound_map(clip.mask_logits, clip.sound_scores, *sizes)
+            if self.options.sound_map:
+                sounds = open_vocabulary.sound_map(found.mask_logits, found.sound_scores, *sizes)
         return Segmentation(ranking, masks, label_map, looked.crops, sounds)

@@ -20,7 +20,8 @@ from ovavss.errors import UserError
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
 from ovavss.models.ov_avss.open_vocabulary import Ranking
 from ovavss.models.ov_avss.presets import PRESETS
-from ovavss.pipeline.pipeline import Clip, Options, Segmentation
+from ovavss.pipeline.pipeline import Clip, Segmentation
+from ovavss.pipeline.steps import Options
 from ovavss.serving.masks import unpack
 from ovavss.serving.repository import ENSEMBLE
 from ovavss.serving.request import MaskFormat, names_to_bytes, write_parameters

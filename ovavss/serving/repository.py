@@ -25,7 +25,7 @@ from ovavss.models.ov_avss.presets import (
     USSLM_GRAPH,
 )
 from ovavss.models.ov_avss.prompts import TEMPLATES
-from ovavss.pipeline.pipeline import Options
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import Format, Manifest, Precision, artifact_file, checked_artifact, read_manifest
 from ovavss.serving.targets import Target
 

@@ -8,7 +8,8 @@ from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, NOVEL, Kind
 from ovavss.evaluation.evaluate import Evaluation, RunClip, Sound, evaluate_world
 from ovavss.models.ov_avss.presets import PRESETS, Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import torch_runners
 
 pytestmark = pytest.mark.skipif(

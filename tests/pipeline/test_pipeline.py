@@ -10,7 +10,8 @@ import torch
 
 from ovavss.checkpoints.weights import build_models
 from ovavss.models.ov_avss.presets import PRESETS, USSLM_GRAPH, Crop, Proposals
-from ovavss.pipeline.pipeline import STEPS, Options, Pipeline
+from ovavss.pipeline.pipeline import STEPS, Pipeline
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import torch_runners
 from ovavss.runtime.runner import Runner
 

@@ -19,7 +19,8 @@ from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
 from ovavss.models.ov_avss.presets import PRESETS, Crop, Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline, Segmentation
+from ovavss.pipeline.pipeline import Pipeline, Segmentation
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import torch_runners
 from ovavss.serving.client import RemotePipeline
 from ovavss.serving.request import MaskFormat, names_from_bytes

@@ -7,7 +7,7 @@ import pytest
 
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import Crop, Proposals
-from ovavss.pipeline.pipeline import Options
+from ovavss.pipeline.steps import Options
 from ovavss.serving.masks import pack, unpack
 from ovavss.serving.request import (
     MaskFormat,

@@ -13,8 +13,7 @@ from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
 from ovavss.datasets.sounding_shapes.scenes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
-from ovavss.models.ov_avss.graphs import UsslmGraph, graph_modules
-from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, USSLM_GRAPH, AudioPrompt, Crop, Fusion
+from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, AudioPrompt, Crop, Fusion
 from ovavss.models.ov_avss.usslm import USSLM
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.runtime.engines import torch_runners
@@ -244,10 +243,7 @@ def test_a_query_has_the_category_of_what_it_marks() -> None:
 @needs_weights
 def test_crops_by_the_localizer_are_those_that_the_pipeline_names() -> None:
     models = load_models(TINY, WeightsSource()).models
-    modules = graph_modules(models)
-    localizer = modules[USSLM_GRAPH]
-    assert isinstance(localizer, UsslmGraph)
-    crops, labels = localizer_crops(models.audio_encoder, localizer, 6, range(3), 32)
+    crops, labels = localizer_crops(torch_runners(models), 6, range(3), 32)
     seen: list[torch.Tensor] = []
 
     def look(crops: torch.Tensor) -> dict[str, torch.Tensor]:

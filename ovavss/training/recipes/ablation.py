@@ -7,7 +7,8 @@ from pathlib import Path
 from ovavss.evaluation.evaluate import Evaluation, evaluate_world
 from ovavss.models.ov_avss.graphs import Models
 from ovavss.models.ov_avss.presets import AudioPrompt, Crop, Fusion, Preset, Proposals
-from ovavss.pipeline.pipeline import Options, Pipeline
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import torch_runners
 from ovavss.training.recipes.tiny import TinyRecipe
 from ovavss.training.recipes.tiny_stages import TinyTraining

@@ -3,7 +3,7 @@
 They hold novel combinations too: CLIP has seen the words of every class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovavss.datasets.sounding_shapes.scenes import Clip, render, render_frames, sample_scene
-from ovavss.models.ov_avss.audio_encoder import AudioEncoder
-from ovavss.models.ov_avss.graphs import UsslmGraph
 from ovavss.models.ov_avss.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, USSLM_GRAPH
+from ovavss.pipeline.steps import encode_audio, localize
+from ovavss.runtime.runner import Runner
 from ovavss.training.processes import map_ranges
 
 Crops = tuple[np.ndarray, np.ndarray]
@@ -62,17 +63,16 @@ def rough_crops(seed: int, clips: range, size: int) -> Crops:
 
 
 @torch.no_grad()
-def localizer_crops(encoder: AudioEncoder, localizer: UsslmGraph, seed: int, clips: range, size: int) -> Crops:
+def localizer_crops(runners: Mapping[str, Runner], seed: int, clips: range, size: int) -> Crops:
     """What a trained localizer's queries mark in some clips, each query with the category of its object."""
     parts = []
     for i in clips:
         clip = render(sample_scene(seed, i))
-        tokens = encoder(torch.from_numpy(clip.waveform)[None])
-        found = localizer(torch.from_numpy(clip.frames)[None], tokens)
-        logits, frames, (height, width) = found[0][0], found[2][0], found[3].tolist()
-        categories = marked_categories(logits, clip, (height, width))
-        regions = find_regions(logits, (categories >= 0).nonzero()[:, 0])
-        parts.append(_cut(logits, regions, frames, (height, width), categories, size))
+        audio = encode_audio(runners[AUDIO_ENCODER], torch.from_numpy(clip.waveform)[None])
+        (found,) = localize(runners[USSLM_GRAPH], torch.from_numpy(clip.frames)[None], audio)
+        categories = marked_categories(found.mask_logits, clip, found.image_size)
+        regions = find_regions(found.mask_logits, (categories >= 0).nonzero()[:, 0])
+        parts.append(_cut(found.mask_logits, regions, found.frames, found.image_size, categories, size))
     return _joined(parts)
 
 
@@ -111,14 +111,13 @@ def many_crops(
     clips: int,
     size: int,
     workers: int,
-    encoder: AudioEncoder | None = None,
-    localizer: UsslmGraph | None = None,
+    runners: Mapping[str, Runner] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ... clips - 1, in several processes: by
-    rough masks, or with encoder and localizer by theirs."""
-    if encoder is None or localizer is None:
+    rough masks, or by those of a trained localizer, with the runners of audio encoder and localizer."""
+    if runners is None:
         cut: Callable[[range], Crops] = partial(rough_crops, seed, size=size)
     else:
-        cut = partial(localizer_crops, encoder, localizer, seed, size=size)
+        cut = partial(localizer_crops, runners, seed, size=size)
     crops, labels = _joined(map_ranges(cut, clips, _CHUNK, workers))
     return torch.from_numpy(crops), torch.from_numpy(labels)

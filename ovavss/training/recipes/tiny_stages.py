@@ -20,11 +20,12 @@ from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES
 from ovavss.files import write_torch
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.clip import build_clip
-from ovavss.models.ov_avss.graphs import UsslmGraph
+from ovavss.models.ov_avss.graphs import UsslmGraph, graph_specs
 from ovavss.models.ov_avss.open_vocabulary import LOGIT_SCALE
-from ovavss.models.ov_avss.presets import Preset
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, USSLM_GRAPH, Preset
 from ovavss.models.ov_avss.resnet import ResNet
 from ovavss.models.ov_avss.usslm import USSLM
+from ovavss.runtime.torch_runner import TorchRunner
 from ovavss.training.batch_norm import freeze_batch_norm, thaw_batch_norm, without_counters
 from ovavss.training.recipes.crops import many_crops
 from ovavss.training.recipes.pretrain_audio import pretrain_audio_encoder
@@ -154,7 +155,10 @@ class TinyTraining:
         def train(report: Report) -> None:
             localizer = UsslmGraph(usslm, self.preset).eval().requires_grad_(False)
             encoder = self.audio_encoder().requires_grad_(False)
-            cut = many_crops(recipe.crop_seed, recipe.adapt_clips, config.image_size, self.workers, encoder, localizer)
+            specs = graph_specs(self.preset)
+            modules = {AUDIO_ENCODER: encoder, USSLM_GRAPH: localizer}
+            runners = {name: TorchRunner(specs[name], module) for name, module in modules.items()}
+            cut = many_crops(recipe.crop_seed, recipe.adapt_clips, config.image_size, self.workers, runners)
             train_clip(
                 model, config, [self._rough_crops, cut], recipe.adapt_steps, recipe.seed, report, _KNOWN[names],
                 scale=LOGIT_SCALE,

@@ -6,8 +6,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 from torch import Tensor
 
-from ovavss.models.ov_avss.mask_crop import crop_regions
-from ovavss.pipeline.pipeline import choose_regions
+from ovavss.pipeline.steps import Localization, crop_regions, select_regions
 from ovavss.serving.request import read_parameters
 from ovavss.serving.step import Step
 
@@ -25,14 +24,16 @@ class TritonPythonModel(Step):
         options, _ = read_parameters(request.parameters())
         logits = inputs["mask_logits"]
         scores, frames = (inputs[name].to(logits.device) for name in ("sound_scores", "resized_frames"))
-        regions, seen, crop_index = choose_regions(logits, scores[0], options)
         height, width = inputs["image_size"].tolist()
+        found = Localization(logits, scores[0], frames, (height, width))
+        selection = select_regions(logits, scores[0], options)
         side = self.preset.clip.image_size
         crops = [
-            crop_regions(logits, frames, (height, width), some, side, options.crop, options.square_anchor)
-            for some in (seen.select(slice(i, i + options.clip_batch)) for i in range(0, len(seen), options.clip_batch))
+            crop_regions(found, selection.crops.select(slice(i, i + options.clip_batch)), side, options)
+            for i in range(0, len(selection.crops), options.clip_batch)
         ]
         # Triton refuses a batch of none; open_vocabulary drops the black one.
         joined = torch.cat(crops) if crops else logits.new_zeros(1, 3, side, side)
-        self.crops.increment(len(seen))
-        return {"crops": joined, "regions": torch.stack([regions.query, crop_index], dim=1)}, f"{len(seen)} crops"
+        self.crops.increment(len(selection.crops))
+        regions = torch.stack([selection.regions.query, selection.crop_index], dim=1)
+        return {"crops": joined, "regions": regions}, f"{len(selection.crops)} crops"

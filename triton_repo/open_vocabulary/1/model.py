@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.models.ov_avss.presets import CLIP_TEXT_ENCODER
-from ovavss.pipeline.pipeline import Pipeline, classify
+from ovavss.pipeline.pipeline import Pipeline
+from ovavss.pipeline.steps import classify
 from ovavss.serving.masks import pack
 from ovavss.serving.request import names_to_bytes, read_parameters, read_vocabulary
 from ovavss.serving.step import Step, dlpack
