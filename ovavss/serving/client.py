@@ -24,7 +24,7 @@ from ovavss.pipeline.pipeline import Clip, Segmentation
 from ovavss.pipeline.steps import Options
 from ovavss.serving.masks import unpack
 from ovavss.serving.repository import ENSEMBLE
-from ovavss.serving.request import MaskFormat, names_to_bytes, write_parameters
+from ovavss.serving.request import MaskFormat, check_clip, names_to_bytes, read_vocabulary, write_parameters
 
 DEFAULT_PORT = 8001
 _OUTPUTS = ("labels", "queries", "scores", "masks", "label_map", "crops")
@@ -95,13 +95,16 @@ class RemotePipeline:
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> tuple[str, ...]:
         """The server keeps the embeddings; here the names stand for them. Every clip of a stream is sent the same ones,
-        so that a label means the same in all its windows, whatever server answers."""
+        so that a label means the same in all its windows, whatever server answers. UserError where one is empty, too
+        long or there twice."""
+        read_vocabulary(names_to_bytes(names))
         if progress is not None:
             progress(len(names))
         return tuple(names)
 
     def __call__(self, frames: np.ndarray, waveform: np.ndarray, vocabulary: Sequence[str]) -> Segmentation:
         """One clip: frames uint8 [T, H, W, 3] RGB, waveform float32 [S] at 16 kHz, class names."""
+        check_clip(frames, waveform, SAMPLE_RATE, self.preset.snippets)
         self.count += 1
         request_id = f"{self.session}-{self.count}"
         return self._retried(lambda left: self._infer(frames, waveform, vocabulary, request_id, left))

@@ -136,30 +136,39 @@ def read_vocabulary(text: np.ndarray) -> list[str]:
     return check_names(names)
 
 
-def check_frames(shape: Sequence[int]) -> None:
-    """UserError where frames [T, H, W, 3] are too small or too large."""
+def check_clip(frames: np.ndarray, waveform: np.ndarray, rate: int, snippets: int) -> None:
+    """Raises UserError where the frames are not uint8 [T, H, W, 3] or are too small or large, or where the waveform is
+    not float32 [S], is empty or longer than T seconds, or holds a sample that is not finite."""
+    shape = frames.shape
+    if frames.dtype != np.uint8 or len(shape) != 4 or (shape[0], shape[3]) != (snippets, 3):
+        raise UserError(
+            f"input 'frames' is {frames.dtype} {list(shape)}; send uint8 [{snippets}, height, width, 3], "
+            "one frame a second"
+        )
     height, width = shape[1], shape[2]
     if min(height, width) < SMALLEST_SIDE or max(height, width) > LARGEST_SIDE or height * width > LARGEST_AREA:
         raise UserError(
             f"input 'frames' is {width} x {height} pixels; send frames with sides from {SMALLEST_SIDE} to "
             f"{LARGEST_SIDE} and at most {LARGEST_AREA} pixels"
         )
-
-
-def clip_waveform(waveform: np.ndarray, rate: int, snippets: int) -> np.ndarray:
-    """The sound of a clip at 16 kHz: float32 [T * 16000], silence after its end. One at 16 kHz is taken as it is.
-
-    Raises UserError where the rate is out of range, the sound is longer than T seconds, or a sample is not finite.
-    """
     low, high = SAMPLE_RATES
     if not low <= rate <= high:
         raise UserError(f"input 'sample_rate' is {rate} Hz; send one from {low} to {high}")
+    if waveform.dtype != np.float32 or waveform.ndim != 1:
+        raise UserError(f"input 'waveform' is {waveform.dtype} {list(waveform.shape)}; send float32 [samples], mono")
     if not 1 <= len(waveform) <= snippets * rate:
         raise UserError(
             f"input 'waveform' has {len(waveform)} samples; send 1 to {snippets * rate} ({snippets} s at {rate} Hz)"
         )
     if not np.isfinite(waveform).all():
-        raise UserError("input 'waveform' holds NaN or infinite samples; send finite ones, full scale 1.0")
+        first = int(np.flatnonzero(~np.isfinite(waveform))[0])
+        raise UserError(
+            f"input 'waveform' holds NaN or infinite samples, the first at {first}; send finite ones, full scale 1.0"
+        )
+
+
+def clip_waveform(waveform: np.ndarray, rate: int, snippets: int) -> np.ndarray:
+    """The sound of a clip at 16 kHz: float32 [T * 16000], silence after its end. One at 16 kHz is taken as it is."""
     if rate != SAMPLE_RATE:
         waveform = soxr.resample(waveform, rate, SAMPLE_RATE)
     samples = np.zeros(snippets * SAMPLE_RATE, np.float32)

@@ -51,6 +51,7 @@ def text(content: str | bytes) -> np.ndarray:
     return np.frombuffer(content if isinstance(content, bytes) else content.encode(), np.uint8)
 
 
+LONG_NAMES = ["x " * 90 + end for end in ("y", "z")]
 WAVEFORM = np.zeros(80_000, np.float32)
 BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "dtype": (changed(frames=FRAMES.astype(np.float32)), {}, "inference input 'frames' data-type is 'FP32'"),
@@ -63,8 +64,12 @@ BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "four frames": (changed(frames=FRAMES[:4]), {}, "unexpected shape for input 'frames'"),
     "no pixels": (changed(frames=np.zeros((5, 0, 64, 3), np.uint8)), {}, "'frames' is 64 x 0 pixels; send frames with"),
     "8K": (changed(frames=np.zeros((5, 4320, 7680, 3), np.uint8)), {}, "'frames' is 7680 x 4320 pixels; send frames"),
-    "NaN": (changed(waveform=np.full(80_000, np.nan, np.float32)), {}, "'waveform' holds NaN or infinite samples"),
-    "infinite": (changed(waveform=np.full(9, np.inf, np.float32)), {}, "'waveform' holds NaN or infinite samples"),
+    "NaN": (
+        changed(waveform=np.full(80_000, np.nan, np.float32)),
+        {},
+        "'waveform' holds NaN or infinite samples, the first at 0;",
+    ),
+    "infinite": (changed(waveform=np.array([0, 0, np.inf], np.float32)), {}, "infinite samples, the first at 2; send"),
     "no sound": (changed(waveform=WAVEFORM[:0]), {}, "'waveform' has 0 samples; send 1 to 80000"),
     "long sound": (changed(waveform=np.zeros(80_001, np.float32)), {}, "'waveform' has 80001 samples; send 1 to"),
     "rate": (changed(sample_rate=np.array([-1], np.int32)), {}, "'sample_rate' is -1 Hz; send one from 8000"),
@@ -76,6 +81,12 @@ BAD: dict[str, tuple[dict[str, np.ndarray], dict[str, Any], str]] = {
     "empty name": (changed(names=text("dog\n\ncat")), {}, "class name 2 of 3 is empty"),
     "no names": (changed(names=text("")), {}, "input 'names' is empty; leave it out"),
     "name twice": (changed(names=text("dog\ndog")), {}, "class name 'dog' is there twice"),
+    "case alone": (
+        changed(names=text("dog\nDog")),
+        {},
+        "names 'dog' and 'Dog' are the same to CLIP, which ignores case",
+    ),
+    "beginning alone": (changed(names=text("\n".join(LONG_NAMES))), {}, "are the same to CLIP, which reads 32 tokens"),
     "not UTF-8": (changed(names=text(b"dog\n\xff\xfe")), {}, "input 'names' is not UTF-8 text .* at byte 4"),
     "zero byte": (changed(names=text("d\0g")), {}, "name 1 holds characters that cannot be printed"),
     "long name": (changed(names=text("x" * 201)), {}, "name 1 has 201 characters; send at most 200"),
@@ -123,7 +134,33 @@ def test_models_cannot_be_changed_from_outside(client: triton.InferenceServerCli
             call()
 
 
-def test_the_client_tells_it_in_one_sentence(server: Live) -> None:
+def test_the_client_says_it_in_one_sentence(server: Live) -> None:
     with RemotePipeline(server.url) as remote, pytest.raises(UserError) as caught:
-        remote(np.zeros((5, 8, 64, 3), np.uint8), np.zeros(80_000, np.float32), ["dog"])
-    assert str(caught.value).startswith(f"{server.url} refused the request: input 'frames' is 64 x 8 pixels; send")
+        remote(FRAMES, WAVEFORM, LONG_NAMES)
+    assert str(caught.value).startswith(f"{server.url} refused the request: class names 'x x x")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"frames": np.zeros((5, 8, 64, 3), np.uint8)}, "input 'frames' is 64 x 8 pixels; send frames with sides from"),
+        ({"frames": FRAMES[:4]}, r"input 'frames' is uint8 \[4, 64, 64, 3\]; send uint8 \[5, height, width, 3\]"),
+        ({"frames": FRAMES.astype(np.float32)}, r"input 'frames' is float32 \[5, 64, 64, 3\]; send uint8"),
+        ({"waveform": WAVEFORM.astype(np.float64)}, r"input 'waveform' is float64 \[80000\]; send float32"),
+        ({"waveform": WAVEFORM[None]}, r"input 'waveform' is float32 \[1, 80000\]; send float32 \[samples\], mono"),
+        ({"waveform": WAVEFORM[:0]}, "input 'waveform' has 0 samples; send 1 to 80000"),
+        (
+            {"waveform": np.full(9, np.nan, np.float32)},
+            "input 'waveform' holds NaN or infinite samples, the first at 0",
+        ),
+    ],
+)
+def test_the_client_sends_nothing_that_cannot_be_right(
+    server: Live, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    given = {"frames": FRAMES, "waveform": WAVEFORM, "vocabulary": ["dog"]} | arrays
+    with RemotePipeline(server.url) as remote, pytest.raises(UserError, match=message):
+        remote(**given)
+    with RemotePipeline(server.url) as remote, pytest.raises(UserError, match="'dog' and 'Dog' are the same to CLIP"):
+        remote.embed_names(["dog", "Dog"])
+    assert f"'{remote.session}-" not in server.log()
