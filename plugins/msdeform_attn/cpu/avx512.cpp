@@ -11,7 +11,7 @@ struct Vector16 {
   using Int = __m512i;
   using Mask = __mmask16;
   using Eight = Vector8;
-  static constexpr int width = 16, sets = 4;
+  static constexpr int width = 16;
 
   static Float set(float x) { return _mm512_set1_ps(x); }
   static Float load(const float* p) { return _mm512_loadu_ps(p); }

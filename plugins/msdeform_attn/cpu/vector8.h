@@ -11,7 +11,7 @@ struct Vector8 {
   using Int = __m256i;
   using Mask = __m256;
   using Eight = Vector8;
-  static constexpr int width = 8, sets = 2;
+  static constexpr int width = 8;
 
   static Float set(float x) { return _mm256_set1_ps(x); }
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
