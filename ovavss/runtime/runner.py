@@ -65,12 +65,17 @@ def _check_inputs(spec: GraphSpec, inputs: Mapping[str, Tensor]) -> None:
 
 def _check_finite(spec: GraphSpec, outputs: Arrays) -> None:
     for name, tensor in outputs.items():
-        # A sum is one quick pass, and NaN and infinity survive it. (It may overflow on finite values, hence the rest.)
-        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+        if not_finite(tensor):
             raise UserError(
                 f"the graph '{spec.name}' computed NaN or infinite values in '{name}'; its weights are damaged, or its "
                 "precision is too low for this input: try --precision fp32"
             )
+
+
+def not_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds NaN or infinite values."""
+    # A sum is one quick pass, and NaN and infinity survive it. (It may overflow on finite values, hence the rest.)
+    return tensor.is_floating_point() and not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all())
 
 
 def describe(tensor: TensorSpec) -> str:

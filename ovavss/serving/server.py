@@ -5,6 +5,7 @@ vendor's container (triton_repo/Dockerfile).
 """
 
 import ctypes
+import fcntl
 import importlib.util
 import os
 import secrets
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -26,6 +28,7 @@ from tritonclient.utils import InferenceServerException
 from ovavss.errors import UserError
 
 _HOW = "install it with `uv sync --group serve`, or `pip install --no-deps nvidia-pytriton`"
+_SHARED_MEMORY = Path("/dev/shm")
 _STOP_SECONDS = 15
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -42,9 +45,10 @@ class Server:
         self.repository, self.host, self.grpc, self.log = repository.resolve(), host, grpc, work / "server.log"
         for port in (http, grpc, metrics):
             _check_free(host, port)
-        self._key, self._shared_memory = secrets.token_hex(16), f"ovavss-server-{secrets.token_hex(6)}-"
+        self._key = secrets.token_hex(16)
         installed = _installed()
         backends = _backend_folder(installed, work / "backends")
+        self._shared_memory, self._alive = _claim_shared_memory()
         command = [
             str(installed / "bin" / "tritonserver"), f"--model-repository={self.repository}",
             f"--backend-directory={backends}", f"--http-address={host}", f"--grpc-address={host}",
@@ -149,8 +153,25 @@ class Server:
         with suppress(ProcessLookupError):  # the server's session: whatever of its steps is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for left in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # of steps that were killed
+        for left in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):  # of steps that were killed
             left.unlink(missing_ok=True)
+        self._alive.close()
+
+
+def _claim_shared_memory() -> tuple[str, IO[bytes]]:
+    """The beginning of the names of this server's shared memory, and a file that this process keeps locked.
+
+    A server that was killed leaves its memory behind; its lock is free, so the next server removes what it left.
+    """
+    for old in _SHARED_MEMORY.glob("ovavss-server-*-alive"):
+        with suppress(OSError), old.open("rb") as lock:  # of another user, or locked
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in _SHARED_MEMORY.glob(f"{old.name.removesuffix('alive')}*"):
+                left.unlink(missing_ok=True)
+    prefix = f"ovavss-server-{secrets.token_hex(6)}-"
+    alive = (_SHARED_MEMORY / f"{prefix}alive").open("wb")
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    return prefix, alive
 
 
 def _end_with_parent() -> None:

@@ -17,14 +17,19 @@ from torch import Tensor
 
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.runtime.runner import not_finite
 from ovavss.serving.graph_step import dlpack, error_response, lower_priority, settings
 
 
 class Step(ABC):
     """A step that answers one request at a time. A step implements `run`, and `start` if it has something to prepare.
 
-    Every request leaves a line in the server's log: its id, the step, what the step notes, milliseconds.
+    Every request leaves a line in the server's log: its id, the step, what the step notes, milliseconds. A tensor with
+    NaN or infinite values fails the request: a graph in a back end of Triton's own is checked by nobody else.
     """
+
+    inputs_are_computed = True
+    """Whether graphs computed what comes in. What a client sends is the client's fault, and the step checks it."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Called by Triton once."""
@@ -51,7 +56,10 @@ class Step(ABC):
         begin, name = time.perf_counter(), self.config["name"]
         try:
             with torch.inference_mode():
-                outputs, note = self.run(request, {t.name(): torch.from_dlpack(t) for t in request.inputs()})
+                inputs = {t.name(): torch.from_dlpack(t) for t in request.inputs()}
+                if self.inputs_are_computed:
+                    check_finite(inputs)
+                outputs, note = self.run(request, inputs)
                 response = pb_utils.InferenceResponse([dlpack(n, tensor) for n, tensor in outputs.items()])
         except UserError as error:
             self.refused.increment(1)
@@ -62,3 +70,13 @@ class Step(ABC):
         milliseconds = 1000 * (time.perf_counter() - begin)
         pb_utils.Logger.log_info(f"request '{request.request_id()}' {name}: {note}, {milliseconds:.1f} ms")
         return response
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """RuntimeError where a tensor that a graph computed holds NaN or infinite values."""
+    for name, tensor in tensors.items():
+        if not_finite(tensor):
+            raise RuntimeError(
+                f"'{name}' holds NaN or infinite values; the weights of the graph that computed it are damaged, or its "
+                "precision is too low: build the engines again, with --precision fp32"
+            )

@@ -21,10 +21,6 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def shared_memory() -> set[Path]:
-    return set(Path("/dev/shm").glob("ovavss-server-*"))
-
-
 @dataclass
 class Live:
     """`ovavss serve` as a child process; may be stopped and started again at the same ports."""
@@ -32,8 +28,6 @@ class Live:
     engines: Path
     work: Path
     ports: list[int] = field(default_factory=lambda: free_ports(3))
-    # Another server of this machine, or one that was killed, may have left memory of its own.
-    memory_before: set[Path] = field(default_factory=shared_memory)
 
     @property
     def url(self) -> str:
@@ -58,10 +52,12 @@ class Live:
             self.told.append(line)
 
     def stop(self) -> None:
+        memory = self.shared_memory()
+        assert list(Path("/dev/shm").glob(memory))
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0
         assert not self.pids(self.process.pid)
-        assert shared_memory() <= self.memory_before
+        assert not list(Path("/dev/shm").glob(memory))
 
     def pids(self, parent: int) -> dict[int, str]:
         """Children of a process that are alive, with their command lines."""
@@ -74,9 +70,18 @@ class Live:
                 continue
         return {pid: words for pid, words in found.items() if words}
 
+    def server(self) -> tuple[int, str]:
+        """Process id and command line of Triton."""
+        (found,) = (item for item in self.pids(self.process.pid).items() if "tritonserver" in item[1])
+        return found
+
+    def shared_memory(self) -> str:
+        """A pattern of the files of this server under /dev/shm; other servers have files of their own."""
+        return self.server()[1].split("shm-region-prefix-name=")[1].split()[0] + "*"
+
     def steps(self) -> dict[str, int]:
         """Process ids of the Python steps, by model."""
-        (server,) = (pid for pid, words in self.pids(self.process.pid).items() if "tritonserver" in words)
+        server, _ = self.server()
         repository = f"{self.work.resolve()}/repository/"
         return {
             words.split(repository)[1].split("/")[0]: pid
@@ -86,7 +91,7 @@ class Live:
 
     def memory(self) -> int:
         """Bytes that the server and its steps hold."""
-        (server,) = (pid for pid, words in self.pids(self.process.pid).items() if "tritonserver" in words)
+        server, _ = self.server()
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (server, *self.steps().values()))
         return pages * os.sysconf("SC_PAGE_SIZE")
 

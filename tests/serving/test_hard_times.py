@@ -20,6 +20,8 @@ from ovavss.errors import UserError
 from ovavss.evaluation.evaluate import world_clips
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.serving.client import RemotePipeline, parse_url
+from ovavss.serving.repository import write_repository
+from ovavss.serving.server import Server
 
 SEED, NAMES = 1000, ["red square", "green star", "blue disc"]
 
@@ -90,6 +92,48 @@ def test_a_restart_in_the_middle_of_a_stream(server: Live, local: Pipeline) -> N
                 server.stop()
                 server.start()
     assert len(there) == len(here) and all(map(torch.equal, here, there))
+
+
+NAN_GRAPH = """
+import torch, triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(torch.from_dlpack(pb.get_input_tensor_by_name(r, "crops"))) for r in requests]
+
+    def answer(self, crops):
+        embeddings = torch.full((len(crops), 64), torch.nan)
+        return pb.InferenceResponse([pb.Tensor.from_dlpack("image_embeddings", embeddings)])
+"""
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("server")  # skips where there is no Triton
+def test_a_graph_whose_numbers_are_damaged(tiny_engines: Path, tmp_path: Path) -> None:
+    """A graph in another back end than our own runner: NaN is an error, never "nothing sounds"."""
+    repository, ports = tmp_path / "repository", free_ports(3)
+    write_repository(tiny_engines, repository)
+    (repository / "clip_image_encoder" / "1" / "model.py").write_text(NAN_GRAPH)
+    clip = next(iter(world_clips(SEED, 1)))
+    with Server(repository, tmp_path, "127.0.0.1", *ports) as server:
+        server.wait_ready()
+        with (
+            RemotePipeline(f"grpc://127.0.0.1:{ports[1]}") as remote,
+            pytest.raises(UserError, match=r"'image_embeddings' holds NaN or infinite values.*--precision fp32"),
+        ):
+            remote(clip.frames, clip.waveform, NAMES)
+
+
+@pytest.mark.server
+def test_a_killed_server_leaves_no_memory_for_good(server: Live) -> None:
+    """The next server removes what a killed one left."""
+    abandoned = Path("/dev/shm/ovavss-server-000000000000-alive")
+    for path in (abandoned, abandoned.with_name("ovavss-server-000000000000-7")):
+        path.touch()
+    server.stop()
+    server.start()
+    assert not list(abandoned.parent.glob("ovavss-server-000000000000-*"))
+    assert list(abandoned.parent.glob(server.shared_memory()))
 
 
 @pytest.mark.server

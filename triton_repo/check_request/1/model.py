@@ -12,6 +12,8 @@ from ovavss.serving.step import Step
 class TritonPythonModel(Step):
     """See config.pbtxt for the tensors."""
 
+    inputs_are_computed = False
+
     def run(self, request: Any, inputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         frames, waveform = (inputs[name].numpy(force=True) for name in ("frames", "waveform"))
         rate, snippets = int(inputs["sample_rate"]), self.preset.snippets

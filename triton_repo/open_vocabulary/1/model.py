@@ -13,7 +13,7 @@ from ovavss.pipeline.pipeline import Pipeline
 from ovavss.pipeline.steps import classify
 from ovavss.serving.masks import pack
 from ovavss.serving.request import names_to_bytes, read_parameters, read_vocabulary
-from ovavss.serving.step import Step, dlpack
+from ovavss.serving.step import Step, check_finite, dlpack
 
 KEPT_VOCABULARIES = 32  # of at most 2 000 names each
 
@@ -79,7 +79,9 @@ def _encode(tokens: Tensor, request_id: str) -> dict[str, Tensor]:
     response = request.exec()
     if response.has_error():
         raise RuntimeError(response.error().message())
-    return {"text_embeddings": torch.from_dlpack(response.output_tensors()[0]).clone()}
+    embeddings = {"text_embeddings": torch.from_dlpack(response.output_tensors()[0]).clone()}
+    check_finite(embeddings)
+    return embeddings
 
 
 def _pair(size: Tensor) -> tuple[int, int]:
