@@ -31,7 +31,8 @@ from bench.measuring import (
     ratio,
 )
 from bench.options import CompileOption, EnginesOption, JsonOption, RoundsOption, RunnersOption, WeightsOption, run
-from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.files import write_json
 from ovavss.models.ov_avss import open_vocabulary
 from ovavss.models.ov_avss.graphs import graph_modules, graph_specs

@@ -20,8 +20,8 @@ from scipy.io import wavfile
 
 from ovavss.datasets.nearest_neighbor import nearest_pil_index
 from ovavss.errors import UserError
+from ovavss.media.sound import SAMPLE_RATE
 
-SAMPLE_RATE = 16000
 # fmt: off
 BASE_NAMES = (
     "airplane", "baby", "bell", "bird", "boat", "boy", "bus", "car", "cat", "clock", "dog", "donkey", "drum",

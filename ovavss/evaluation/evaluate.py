@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovavss.datasets.avsbench_ov import AvsbenchTest, CategoryTable
-from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, NOVEL, SAMPLE_RATE, Kind, render, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, NOVEL, Kind, sample_scene
 from ovavss.errors import UserError
 from ovavss.evaluation.avsbench_measures import AvsbenchMeasures
 from ovavss.evaluation.metric import ConfusionMatrix, Scores, resize_ground_truth
+from ovavss.media.sound import SAMPLE_RATE
 
 Sound = Literal["own", "silent", "swapped"]
 WORLD = CategoryTable(CATEGORIES, tuple(c + 1 for c in BASE), tuple(c + 1 for c in NOVEL))

@@ -84,7 +84,8 @@ def _source(
 
 
 def _world(preset: Preset, runners: Mapping[str, "Runner"], rng: np.random.Generator) -> tuple[int, Iterator[Cut]]:
-    from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
+    from ovavss.datasets.sounding_shapes.rendering import render
+    from ovavss.datasets.sounding_shapes.scenes import sample_scene
 
     clips = (render(sample_scene(WORLD_SEED, index, categories="base")) for index in range(WORLD_CLIPS))
     return WORLD_CLIPS, (_of_window(preset, runners, rng, clip.frames, clip.waveform) for clip in clips)

@@ -15,7 +15,8 @@ from scipy.io import wavfile
 from ovavss.datasets import avsbench_ov
 from ovavss.datasets.avsbench_ov import AVSBENCH_OV, AvsbenchTest, AvsbenchTraining, CategoryTable, read_categories
 from ovavss.datasets.sounding_shapes.disk import write_avsbench
-from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, NOVEL, render, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, NOVEL, sample_scene
 from ovavss.errors import UserError
 
 H, W = 24, 32

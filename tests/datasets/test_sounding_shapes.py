@@ -15,26 +15,26 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ovavss.datasets.sounding_shapes import audio, disk
+from ovavss.datasets.sounding_shapes import audio, disk, rendering
 from ovavss.datasets.sounding_shapes import scenes as world
 from ovavss.errors import UserError
 
 
 @cache
-def clips() -> tuple[world.Clip, ...]:
-    return tuple(world.render(world.sample_scene(7, i)) for i in range(200))
+def clips() -> tuple[rendering.Clip, ...]:
+    return tuple(rendering.render(world.sample_scene(7, i)) for i in range(200))
 
 
 def test_same_seed_same_bytes() -> None:
     for index in (0, 3):
-        a, b = (world.render(world.sample_scene(11, index)) for _ in range(2))
-        for f in dataclasses.fields(world.Clip):
+        a, b = (rendering.render(world.sample_scene(11, index)) for _ in range(2))
+        for f in dataclasses.fields(rendering.Clip):
             if f.name != "scene":
                 assert getattr(a, f.name).tobytes() == getattr(b, f.name).tobytes()
         assert a.scene == b.scene
-    first = world.render(world.sample_scene(11, 0))
+    first = rendering.render(world.sample_scene(11, 0))
     for seed, index in ((12, 0), (11, 1)):
-        other = world.render(world.sample_scene(seed, index))
+        other = rendering.render(world.sample_scene(seed, index))
         assert first.frames.tobytes() != other.frames.tobytes()
         assert first.waveform.tobytes() != other.waveform.tobytes()
 
@@ -57,7 +57,7 @@ def test_base_scenes_never_show_or_sound_a_novel_category() -> None:
 
 
 def test_shapes_and_dtypes() -> None:
-    clip = world.render(world.sample_scene(2, 1, aspect=1.5), (64, 96))
+    clip = rendering.render(world.sample_scene(2, 1, aspect=1.5), (64, 96))
     n = len(clip.scene.shapes)
     assert clip.frames.shape == (5, 64, 96, 3) and clip.frames.dtype == np.uint8
     assert clip.waveform.shape == (80000,) and clip.waveform.dtype == np.float32
@@ -65,7 +65,7 @@ def test_shapes_and_dtypes() -> None:
     assert clip.categories.shape == (n,) and clip.sounding.shape == (n, 5)
     assert clip.label_map.shape == (5, 64, 96) and clip.label_map.dtype == np.uint8
     assert clip.masks.sum(0).max() <= 1  # visible parts are disjoint
-    assert world.render(world.sample_scene(2, 1, snippets=10)).waveform.shape == (160000,)
+    assert rendering.render(world.sample_scene(2, 1, snippets=10)).waveform.shape == (160000,)
 
 
 def test_rules_of_a_clip() -> None:
@@ -83,7 +83,7 @@ def test_rules_of_a_clip() -> None:
 def test_oracle_solves_every_frame() -> None:
     for clip in clips():
         for t in range(5):
-            label = world.oracle(clip.masks[:, t], clip.categories, clip.scene.heard(t))
+            label = rendering.oracle(clip.masks[:, t], clip.categories, clip.scene.heard(t))
             assert np.array_equal(label, clip.label_map[t])
 
 
@@ -116,17 +116,17 @@ def test_little_is_hidden() -> None:
     for clip in clips()[:120]:
         for k, shape in enumerate(clip.scene.shapes):
             alone = dataclasses.replace(clip.scene, shapes=(shape,))
-            full = world.render_frames(alone, np.arange(5) + 0.5)[1][0].sum((1, 2))
+            full = rendering.render_frames(alone, np.arange(5) + 0.5)[1][0].sum((1, 2))
             shares += (1.0 - clip.masks[k].sum((1, 2)) / full).tolist()
     assert max(shares) < 0.45 and np.quantile(shares, 0.99) < 0.35
 
 
 def test_silent_and_off_screen_kinds() -> None:
     for i in range(30):
-        silent = world.render(world.sample_scene(5, i, kind="silent"))
+        silent = rendering.render(world.sample_scene(5, i, kind="silent"))
         assert not silent.label_map.any() and not silent.sounding.any()
         assert np.sqrt(np.mean(silent.waveform**2)) < 0.003
-        outside = world.render(world.sample_scene(5, i, kind="off_screen"))
+        outside = rendering.render(world.sample_scene(5, i, kind="off_screen"))
         assert not outside.label_map.any() and len(outside.scene.off_screen) == 1
         assert np.sqrt(np.mean(outside.waveform**2)) > 0.003
 
@@ -196,7 +196,7 @@ def test_user_mistakes() -> None:
 
 def test_mp4_round_trip(tmp_path: Path) -> None:
     scene = world.sample_scene(4, 2, aspect=1.5)
-    clip = world.render(scene, (160, 240))
+    clip = rendering.render(scene, (160, 240))
     path = disk.write_mp4(scene, tmp_path / "clip.mp4", (160, 240))
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
     with av.open(str(path)) as container:
@@ -236,7 +236,7 @@ def test_avsbench_layout(tmp_path: Path, subset: str, split: str) -> None:
     assert len(colors) == 37 and colors[(128, 0, 0)] == 1
     annotated = 1 if (subset, split) == ("v1s", "train") else snippets
     for row, scene in zip(rows, scenes):
-        clip, name = world.render(scene), row[1]
+        clip, name = rendering.render(scene), row[1]
         shown = {world.CATEGORIES[c - 1] for c in np.unique(clip.label_map) if c}
         assert {x for x in row[4].split("_") if x} == shown
         with wave.open(str(semantic / subset / name / "audio.wav")) as file:
@@ -260,7 +260,7 @@ def test_avsbench_layout(tmp_path: Path, subset: str, split: str) -> None:
     assert [c["id"] for c in table["categories"]] == [i + 1 for i in expected]
     assert len({a["id"] for a in table["annotations"]}) == len(table["annotations"]) > 0
     for video, scene in zip(table["videos"], scenes):
-        clip = world.render(scene)
+        clip = rendering.render(scene)
         assert video["length"] == len(video["file_names"]) == snippets and video["label"] == subset
         read = np.zeros_like(clip.label_map)
         for a in table["annotations"]:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.commands import export as build_engines
 from ovavss.datasets.sounding_shapes.disk import write_mp4
-from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, render, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import CATEGORIES, sample_scene
 from ovavss.errors import UserError
 from ovavss.export import quantization
 from ovavss.export.build_spec import PlanOptions

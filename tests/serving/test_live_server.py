@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.commands.app import app
-from ovavss.datasets.sounding_shapes.scenes import render, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.evaluation.evaluate import WORLD, EvaluationClip, Prediction, evaluate, world_clips
 from ovavss.models.ov_avss.presets import PRESETS, Crop, Proposals

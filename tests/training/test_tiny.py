@@ -9,8 +9,9 @@ import torch
 
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.checkpoints.weights import WeightsSource, load_models
-from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS, synthesize
-from ovavss.datasets.sounding_shapes.scenes import BASE, FORMS, RGB, Scene, Sound, render, sample_scene
+from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS, Sound, synthesize
+from ovavss.datasets.sounding_shapes.rendering import render
+from ovavss.datasets.sounding_shapes.scenes import BASE, FORMS, RGB, Scene, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
 from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, AudioPrompt, Crop, Fusion

@@ -27,7 +27,8 @@ from functools import cache
 
 import numpy as np
 
-SAMPLE_RATE = 16000
+from ovavss.media.sound import SAMPLE_RATE
+
 STATE_SECONDS = 0.96  # one VGGish patch
 MEL_BINS = 64
 REGISTER_BINS = 8

@@ -17,17 +17,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ovavss.datasets.sounding_shapes.scenes import (
-    BASE,
-    CATEGORIES,
-    SAMPLE_RATE,
-    Clip,
-    Scene,
-    render,
-    render_audio,
-    render_frames,
-)
+from ovavss.datasets.sounding_shapes.rendering import Clip, render, render_audio, render_frames
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, Scene
 from ovavss.errors import UserError
+from ovavss.media.sound import SAMPLE_RATE
 
 METADATA_COLUMNS = ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label")
 _SNIPPETS = {"v1s": 5, "v1m": 5, "v2": 10}

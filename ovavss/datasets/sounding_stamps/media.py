@@ -19,8 +19,8 @@ from PIL import Image
 from ovavss.checkpoints.fetched import fetch
 from ovavss.datasets.sounding_stamps.qt_resources import QtResources
 from ovavss.errors import UserError
+from ovavss.media.sound import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 _MAX_SECONDS = 12  # of a recording
 _TRIM_LEVEL = 0.02  # of the peak: what is softer at either end is cut off
 LOUDNESS = 0.1  # RMS of every sound

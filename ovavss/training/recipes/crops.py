@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovavss.datasets.sounding_shapes.scenes import Clip, render, render_frames, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import Clip, render, render_frames
+from ovavss.datasets.sounding_shapes.scenes import sample_scene
 from ovavss.models.ov_avss.mask_crop import CLIP_MEAN, CLIP_STD, STRIDE, Regions, crop_regions, find_regions
 from ovavss.models.ov_avss.presets import AUDIO_ENCODER, USSLM_GRAPH
 from ovavss.pipeline.steps import encode_audio, localize

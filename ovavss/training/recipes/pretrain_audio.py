@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovavss.datasets.sounding_shapes.audio import REGISTER_BINS, REGISTER_STARTS
-from ovavss.datasets.sounding_shapes.scenes import BASE, COLORS, FORMS, WorldConfig, render_audio, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render_audio
+from ovavss.datasets.sounding_shapes.scenes import BASE, COLORS, FORMS, WorldConfig, sample_scene
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder, LogMel
 from ovavss.training.processes import map_ranges
 from ovavss.training.schedule import Report, averaged_model, descend, warm_cosine

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ovavss.datasets.sounding_shapes.audio import Sound, synthesize
-from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, FORMS, SAMPLE_RATE
+from ovavss.datasets.sounding_shapes.scenes import BASE, CATEGORIES, FORMS
+from ovavss.media.sound import SAMPLE_RATE
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.training.processes import map_ranges
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovavss.datasets.sounding_shapes.scenes import BASE, WorldConfig, render_audio, render_frames, sample_scene
+from ovavss.datasets.sounding_shapes.rendering import render_audio, render_frames
+from ovavss.datasets.sounding_shapes.scenes import BASE, WorldConfig, sample_scene
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.audio_encoder import AudioEncoder
 from ovavss.models.ov_avss.frame_preparation import PIXEL_MEAN, PIXEL_STD
