@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ovavss.checkpoints.weights import WeightsSource, load_models
 from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.errors import UserError
+from ovavss.files import sha256
 from ovavss.models.graphs import GraphSpec
 from ovavss.models.ov_avss.graphs import Models, graph_modules, graph_specs
 from ovavss.models.ov_avss.presets import GRAPHS, PRESETS, Preset
@@ -26,7 +27,6 @@ from ovavss.runtime.engines import (
     graph_precision,
     open_artifact,
     read_manifest,
-    sha256,
     torch_runners,
 )
 from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner

@@ -102,7 +102,7 @@ def end_to_end(
     """One rendered clip through a pipeline; `record` is given the seconds of its steps."""
     preset, clock = source.preset(), StepClock()
     clip = render(sample_scene(2000, 0), frame_size(preset))
-    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if record else {}))  # type: ignore[arg-type]
+    pipeline = Pipeline(preset, dict(runners), options, **({"step": clock} if record else {}))
     vocabulary = pipeline.embed_names(source.names())
 
     def call() -> None:

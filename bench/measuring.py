@@ -42,12 +42,15 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
+    def is_text(self, index: int) -> bool:
+        """Whether a column holds words."""
+        return any(isinstance(row[index], str) for row in self.rows)
+
     def print(self, width: int | None = None) -> None:
         """Print it on standard output."""
         made = rich_table.Table(title=self.title)
         for index, column in enumerate(self.columns):
-            text = any(isinstance(row[index], str) for row in self.rows)
-            made.add_column(column, justify="left" if text else "right")
+            made.add_column(column, justify="left" if self.is_text(index) else "right")
         for row in self.rows:
             made.add_row(*map(text_of, row))
         Console(width=width).print(made)
@@ -112,7 +115,7 @@ def timed(run: Callable[[], _Result]) -> tuple[float, _Result]:
         start = time.perf_counter()
         result = run()
         return time.perf_counter() - start, result
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     result = run()
     end.record()

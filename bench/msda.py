@@ -100,7 +100,7 @@ def grid_sample_model(inputs: Inputs) -> bytes:
     arguments = (inputs.value, inputs.locations, inputs.weights)
     program = torch.onnx.export(FallbackBody().eval(), arguments, dynamo=True, opset_version=20, verbose=False)
     assert program is not None
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def operator_model(names: Sequence[str], tensors: Sequence[Tensor], op: str) -> bytes:
@@ -114,7 +114,7 @@ def operator_model(names: Sequence[str], tensors: Sequence[Tensor], op: str) -> 
     node = helper.make_node(op, names, ["output"], domain="ovavss", plugin_namespace="ovavss", plugin_version="1")
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ovavss", 1)]
     graph = helper.make_graph([node], "op", values, [output])
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
 def session_run(

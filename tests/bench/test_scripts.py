@@ -137,25 +137,13 @@ def test_what_cannot_run_says_why(tiny_engines: Path) -> None:
     ("script", "arguments", "sentence"),
     [
         ("latency", ["--engines", "nowhere"], "error: there is no engines folder nowhere; build it with"),
-        (
-            "parity",
-            ["--engines", "ENGINES", "--runners", "onx"],
-            "error: --runners 'onx' is unknown; choose of",
-        ),
+        ("parity", ["--engines", "ENGINES", "--runners", "onx"], "error: --runners 'onx' is unknown; choose of"),
         ("parity", ["--engines", "ENGINES", "--data", "nowhere"], "error: "),
-        (
-            "speedups",
-            ["--engines", "ENGINES", "--rows", "magic"],
-            "error: --rows 'magic' is unknown; choose",
-        ),
+        ("speedups", ["--engines", "ENGINES", "--rows", "magic"], "error: --rows 'magic' is unknown; choose"),
         ("studies.capacity", [], "error: there is nothing to do: give --latency FILE"),
         ("studies.capacity", ["--check"], "error: --check needs --engines DIR"),
         ("studies.capacity", ["--latency", "ENGINES/manifest.json"], "is not a file of bench/latency.py"),
-        (
-            "report",
-            ["--engines", "ENGINES", "--out", "OUT", "--serving", "nowhere.json"],
-            "error: --serving nowhere",
-        ),
+        ("report", ["--engines", "ENGINES", "--out", "OUT", "--serving", "nowhere.json"], "error: --serving nowhere"),
     ],
 )
 def test_bad_input(script: str, arguments: list[str], sentence: str, tiny_engines: Path, tmp_path: Path) -> None:
