@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ovavss.checkpoints.weights import build_models
-from ovavss.models.ov_avss.presets import PRESETS, USSLM_GRAPH, Crop, Proposals
+from ovavss.models.ov_avss.presets import CLIP_IMAGE_ENCODER, PRESETS, USSLM_GRAPH, Crop, Proposals
 from ovavss.pipeline.pipeline import STEPS, Pipeline
 from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import torch_runners
@@ -178,10 +178,27 @@ def test_a_clock_hears_every_step(runners: dict[str, Runner], clip: tuple[np.nda
     assert list(dict.fromkeys(heard)) == list(STEPS)
 
 
-@pytest.mark.parametrize("crop", list(Crop))
-def test_every_crop_strategy(crop: Crop, runners: dict[str, Runner], clip: tuple[np.ndarray, np.ndarray]) -> None:
-    pipeline = Pipeline(TINY, runners, Options(crop=crop, square_anchor="center"))
-    assert pipeline(*clip, pipeline.embed_names(["man"])).crops > 0
+@pytest.mark.parametrize(("crop", "share"), [(Crop.NONE, 1 / 6), (Crop.CROP_RESIZE, 1.0), (Crop.SQUARE, 1 / 2)])
+def test_every_crop_strategy(crop: Crop, share: float, runners: dict[str, Runner]) -> None:
+    """What CLIP sees of a region of 32 x 64 pixels in white frames of 96 x 128: the share that is not black."""
+    seen: list[torch.Tensor] = []
+
+    class Seeing(Changed):
+        def run(self, inputs):  # type: ignore[no-untyped-def]
+            seen.append(inputs["crops"])
+            return super().run(inputs)
+
+    masks = torch.full((1, 10, 5, 24, 32), -50.0)
+    masks[:, :, :, 8:16, 4:20] = 50.0
+    changed = changed_masks(runners, masks)
+    changed[CLIP_IMAGE_ENCODER] = Seeing(runners[CLIP_IMAGE_ENCODER])
+    pipeline = Pipeline(TINY, changed, Options(crop=crop, square_anchor="center"))
+    frames = np.full((5, 96, 128, 3), 255, np.uint8)
+    assert pipeline(frames, np.zeros(80_000, np.float32), pipeline.embed_names(["man"])).crops == 50
+    crops = torch.cat(seen)
+    white = (crops - crops.amin()) / (crops.amax() - crops.amin())
+    assert crops.shape == (50, 3, 32, 32)
+    assert (white > 0.5).float().mean() == pytest.approx(share, abs=0.05)
 
 
 def test_inputs_that_do_not_fit(runners: dict[str, Runner]) -> None:
