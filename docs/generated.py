@@ -30,8 +30,8 @@ def _commands() -> str:
 
 def _presets() -> str:
     """A row for each preset of OV-AVSS."""
-    from ovavss.models.ov_avss.parameters import count_parameters
     from ovavss.models.ov_avss.presets import PRESETS, ResNetConfig
+    from ovavss.models.parameters import count_parameters
 
     rows = [
         "\n| preset | backbone | CLIP | queries | network's short side | window | parameters |",

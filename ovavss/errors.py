@@ -1,4 +1,6 @@
-"""The one exception type that a user's mistake raises."""
+"""What a user's mistake raises, and what is said of data that were repaired."""
+
+import warnings
 
 
 class UserError(Exception):
@@ -11,3 +13,8 @@ class UserError(Exception):
 
 class DataWarning(RuntimeWarning):
     """Something in the user's data was wrong and was repaired or passed over; the sentence says what and where."""
+
+
+def warn(sentence: str) -> None:
+    """Says a `DataWarning`; the command line prints it on standard error."""
+    warnings.warn(sentence, DataWarning, stacklevel=3)

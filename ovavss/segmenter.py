@@ -1,11 +1,11 @@
 """The public face: `ovavss.load` gives a `Segmenter`, which turns a video into a `Result` or a stream of windows."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from ovavss.errors import DataWarning, UserError
+from ovavss.errors import UserError, warn
 from ovavss.media.video import FramePosition, ReadOptions, Window, probe, read_windows
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.systems import ALL_PRESETS, OPEN_AVS, AnyPreset, find_preset
@@ -14,21 +14,12 @@ from ovavss.output.tracks import Result
 from ovavss.pipeline.pipeline import Pipeline, check_names
 from ovavss.pipeline.segment_video import AnyPipeline, to_clip_result
 from ovavss.pipeline.steps import Options
-from ovavss.runtime.engines import Format, Precision
+from ovavss.runtime.engines import FORMAT_OF_RUNNER, Format, Precision, RunnerName
 
 if TYPE_CHECKING:
     from ovavss.checkpoints.loaded import LoadedModels
     from ovavss.pipeline.open_avs_steps import OpenAvsOptions
     from ovavss.runtime.runner import Runner
-
-RunnerName = Literal["torch", "onnxruntime", "openvino", "torchscript", "tensorrt", "tensorrt_rtx"]
-_FORMATS: Mapping[str, Format] = {
-    "onnxruntime": Format.ONNX,
-    "openvino": Format.ONNX,
-    "torchscript": Format.TORCHSCRIPT,
-    "tensorrt": Format.TENSORRT,
-    "tensorrt_rtx": Format.TENSORRT_RTX,
-}
 
 
 def load(
@@ -36,54 +27,71 @@ def load(
     *,
     weights: str | Path | Sequence[str | Path] = (),
     clip_weights: str | None = None,
+    partial: bool = False,
     runner: RunnerName | None = None,
     precision: str = "fp32",
     options: "Options | OpenAvsOptions | None" = None,
     seed: int = 0,
     offline: bool = False,
+    deadline: float = 120.0,
 ) -> "Segmenter":
-    """Loads one of the two systems, from weights or from exported graphs.
+    """Loads one of the two systems, from weights or from exported graphs, or connects to a server that runs one.
 
     Args:
-        source: The name of a preset ("open_avs", "r50", "swin_b", "tiny"), which runs in PyTorch, or a folder that
-            `ovavss export` wrote.
+        source: The name of a preset ("open_avs", "r50", "swin_b", "tiny"), which runs in PyTorch; a folder that
+            `ovavss export` wrote; or the address of a Triton server, "grpc://host:port".
         weights: One checkpoint, or several, for a preset of OV-AVSS. Default: those that ship with the preset, else
             random ones, which a warning says. "open_avs" fetches its own once, into the user's cache.
         clip_weights: CLIP's weights, where the checkpoint has none: a file, or "hub".
+        partial: Load what fits of the checkpoints, and leave the rest random.
         runner: The runtime. Default: "torch" for a preset, "onnxruntime" for a folder.
         precision: Which of the exported graphs: "fp32", "fp16", "bf16", "int8" or "fp8".
         options: Thresholds and switches: `Options` for OV-AVSS, `OpenAvsOptions` for OpenAVS.
         seed: Seed of random weights.
         offline: Ask no registry for weights that are not in the cache.
+        deadline: Seconds that a server may take for a window, retries included.
 
     Returns:
         A segmenter that is ready to run.
 
     Raises:
-        UserError: An argument does not fit the others, or a file, a graph or a runtime is missing or damaged.
+        UserError: An argument does not fit the others, or a file, a graph, a runtime or a server is missing or damaged.
     """
     files = [Path(weights)] if isinstance(weights, str | Path) else [Path(path) for path in weights]
     if str(source) in ALL_PRESETS:
         if runner not in (None, "torch") or precision != "fp32":
             raise UserError(f"preset '{source}' runs in PyTorch and fp32; export it and load the folder for others")
-        return _load_preset(find_preset(str(source)), files, clip_weights, options, seed, offline)
+        return _load_preset(find_preset(str(source)), files, clip_weights, partial, options, seed, offline)
     if files or clip_weights:
         raise UserError(f"the exported graphs in {source} hold their own weights; leave weights and clip_weights out")
+    if "://" in str(source):
+        from ovavss.serving.client import RemotePipeline
+
+        if runner is not None or precision != "fp32":
+            raise UserError(f"the server {source} chooses runner and precision; leave them out")
+        if not isinstance(options, Options | None):
+            raise UserError(f"the server {source} takes the options of OV-AVSS; give ovavss.pipeline.steps.Options")
+        return Segmenter(RemotePipeline(str(source), options, deadline))
     if runner == "torch":
-        raise UserError(f"runner 'torch' runs a preset, not the folder {source}; give one of {', '.join(_FORMATS)}")
+        raise UserError(
+            f"runner 'torch' runs a preset, not the folder {source}; give one of {', '.join(FORMAT_OF_RUNNER)}"
+        )
     if not Path(source).is_dir():
-        raise UserError(f"'{source}' is neither a preset ({', '.join(ALL_PRESETS)}) nor a folder of exported graphs")
+        raise UserError(
+            f"there is no engines folder {source}: it is neither a preset ({', '.join(ALL_PRESETS)}) nor a folder of "
+            f"exported graphs; build it with: python export/build_engines.py --preset PRESET --out {source}"
+        )
     from ovavss.runtime.engines import open_any_engines, read_manifest
 
     if read_manifest(Path(source)).seed is not None:
-        _warn(f"the graphs in {source} hold random weights: masks and names mean nothing")
+        warn(f"THE ENGINES IN {source} HOLD RANDOM WEIGHTS: masks and names mean nothing, the path is the real one")
     name = runner or "onnxruntime"
-    preset, runners = open_any_engines(Path(source), _FORMATS[name], Precision(precision), name == "openvino")
-    return Segmenter(_pipeline(preset, runners, options))
+    preset, runners = open_any_engines(Path(source), FORMAT_OF_RUNNER[name], Precision(precision), name == "openvino")
+    return Segmenter(_pipeline(preset, runners, options), name)
 
 
 def _load_preset(
-    preset: AnyPreset, files: list[Path], clip: str | None, options: Any, seed: int, offline: bool
+    preset: AnyPreset, files: list[Path], clip: str | None, partial: bool, options: Any, seed: int, offline: bool
 ) -> "Segmenter":
     from ovavss.models.systems import graph_modules, graph_specs
     from ovavss.runtime.torch_runner import TorchRunner
@@ -92,7 +100,7 @@ def _load_preset(
     if isinstance(preset, Preset):
         from ovavss.checkpoints.weights import WeightsSource, load_models
 
-        loaded = load_models(preset, WeightsSource(files, clip, seed=seed))
+        loaded = load_models(preset, WeightsSource(files, clip, partial, seed))
     else:
         if files or clip:
             raise UserError(f"preset '{preset.name}' brings its own weights; leave weights and clip_weights out")
@@ -100,10 +108,10 @@ def _load_preset(
 
         loaded = load_open_avs(preset, offline)
     for sentence in loaded.warnings:
-        _warn(sentence)
+        warn(sentence)
     specs, modules = graph_specs(preset), graph_modules(loaded.models)
     runners: dict[str, Runner] = {name: TorchRunner(specs[name], module) for name, module in modules.items()}
-    return Segmenter(_pipeline(preset, runners, options), loaded, seed)
+    return Segmenter(_pipeline(preset, runners, options), "torch", loaded, seed)
 
 
 def _pipeline(preset: AnyPreset, runners: "Mapping[str, Runner]", options: Any) -> AnyPipeline:
@@ -114,20 +122,46 @@ def _pipeline(preset: AnyPreset, runners: "Mapping[str, Runner]", options: Any) 
     return open_pipeline(options, runners=runners)
 
 
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, DataWarning, stacklevel=4)
-
-
 class Segmenter:
-    """Finds, outlines and names what sounds in videos. Made by `ovavss.load`."""
+    """Finds, outlines and names what sounds in videos. Made by `ovavss.load`.
 
-    def __init__(self, pipeline: AnyPipeline, loaded: "LoadedModels[Any] | None" = None, seed: int = 0) -> None:
-        self._pipeline, self._loaded, self._seed = pipeline, loaded, seed
+    One that is connected to a server is also a context manager, which hangs up at its end.
+
+    Attributes:
+        pipeline: Runs the graphs and steps on one window after another.
+        runner: The runtime of the graphs; "triton" for a server.
+    """
+
+    def __init__(
+        self, pipeline: AnyPipeline, runner: str = "triton", loaded: "LoadedModels[Any] | None" = None, seed: int = 0
+    ) -> None:
+        self.pipeline, self.runner = pipeline, runner
+        self._loaded, self._seed = loaded, seed
+
+    def __enter__(self) -> "Segmenter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up, if a server runs the graphs."""
+        close = getattr(self.pipeline, "close", None)
+        if close is not None:
+            close()
 
     @property
     def preset(self) -> str:
         """The name of the preset."""
-        return self._pipeline.preset.name
+        return self.pipeline.preset.name
+
+    @property
+    def options(self) -> "Options | OpenAvsOptions":
+        """The thresholds and switches."""
+        options: Options | OpenAvsOptions = self.pipeline.options
+        return options
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -197,12 +231,12 @@ class Segmenter:
         waiting: list[Window] = []
 
         def clips() -> Iterator[tuple[Any, Any]]:
-            for window in read_windows(video, self._pipeline.preset.snippets, reading):
+            for window in read_windows(video, self.pipeline.preset.snippets, reading):
                 waiting.append(window)
                 yield window.frames, window.waveform
 
-        vocabulary = self._pipeline.embed_names(names)
-        for segmentation in self._pipeline.stream(clips(), vocabulary):
+        vocabulary = self.pipeline.embed_names(names)
+        for segmentation in self.pipeline.stream(clips(), vocabulary):
             yield to_clip_result(segmentation, waiting.pop(0), names)
 
     def export(

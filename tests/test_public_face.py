@@ -69,7 +69,7 @@ def test_exported_graphs(video: Path, tiny_engines: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ({"source": "r51"}, "'r51' is neither a preset"),
+        ({"source": "r51"}, "there is no engines folder r51: it is neither a preset"),
         ({"source": "tiny", "runner": "onnxruntime"}, "export it and load the folder"),
         ({"source": "open_avs", "weights": "a.pth"}, "brings its own weights"),
         ({"source": "somewhere", "runner": "torch"}, "runs a preset"),

@@ -10,18 +10,16 @@ import typer
 
 from ovavss.checkpoints.shipped import shipped_weights
 from ovavss.commands.options import (
-    AnyPresetName,
     ClipWeightsOption,
     PartialOption,
     SeedOption,
     WeightsOption,
-    warn,
 )
 from ovavss.commands.process import command
-from ovavss.errors import UserError
+from ovavss.errors import UserError, warn
 from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
 from ovavss.models.ov_avss.presets import Preset
-from ovavss.models.systems import find_preset, graph_names
+from ovavss.models.systems import AnyPresetName, find_preset, graph_names
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def is_up_to_date(out: Path, request: BuildSpec, key: str) -> bool:
 
 @command
 def export(
-    preset: Annotated[AnyPresetName, typer.Option(help="Which model.")],  # type: ignore[valid-type]
+    preset: Annotated[AnyPresetName, typer.Option(help="Which model.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     formats: Annotated[
         list[str], typer.Option(help="Of onnx,torchscript,tensorrt,tensorrt_rtx; may be given several times.")
@@ -142,7 +140,7 @@ def export(
     What is there already and unchanged is kept.
     """
     start = time.perf_counter()
-    chosen = find_preset(preset.value)  # type: ignore[attr-defined]
+    chosen = find_preset(preset)
     plan = PlanOptions(
         tuple(part.strip() for part in compute_capability.split(",")), plugin, timing_cache, version_compatible,
         hardware_compatible,
@@ -184,7 +182,8 @@ def export(
         from ovavss.checkpoints.weights import WeightsSource, load_models
 
         loaded = load_models(chosen, WeightsSource(weights or [], clip_weights, partial, seed))
-        warn(loaded.warnings)
+        for sentence in loaded.warnings:
+            warn(sentence)
     else:
         from ovavss.checkpoints.open_avs import load_open_avs
 

@@ -4,25 +4,24 @@ from typing import Annotated
 
 import typer
 
-from ovavss.commands.options import PresetName
 from ovavss.commands.process import command
+from ovavss.models.systems import AnyPresetName
 
 
 @command
-def info(preset: Annotated[PresetName, typer.Argument(help="Which model.")]) -> None:  # type: ignore[valid-type]
+def info(preset: Annotated[AnyPresetName, typer.Argument(help="Which model.")]) -> None:
     """Print each graph's inputs, outputs and parameter count."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from ovavss.models.ov_avss.graphs import graph_specs
-    from ovavss.models.ov_avss.parameters import count_parameters
-    from ovavss.models.ov_avss.presets import PRESETS
+    from ovavss.models.parameters import count_parameters
+    from ovavss.models.systems import find_preset, graph_specs
     from ovavss.runtime.runner import describe
 
-    chosen = PRESETS[preset.value]  # type: ignore[attr-defined]
+    chosen = find_preset(preset)
     counts = count_parameters(chosen)
-    table = Table(title=f"preset {chosen.name}", show_lines=True)
+    table = Table(title=f"preset {preset}", show_lines=True)
     for column in ("graph", "inputs", "outputs"):
         table.add_column(column, overflow="fold")
     table.add_column("parameters", justify="right", no_wrap=True)
@@ -31,5 +30,7 @@ def info(preset: Annotated[PresetName, typer.Argument(help="Which model.")]) -> 
         table.add_row(name, escape(inputs), escape(outputs), f"{counts.graphs[name]:,}")
     console = Console()
     console.print(table)
-    console.print(f"localization (USSLM): {counts.localization} parameters", highlight=False)
-    console.print(f"all, with VGGish and CLIP: {counts.total} parameters", highlight=False)
+    if counts.localization is not None:
+        console.print(f"localization (USSLM): {counts.localization} parameters", highlight=False)
+    everything = "all, with VGGish and CLIP" if counts.localization is not None else "all"
+    console.print(f"{everything}: {counts.total} parameters", highlight=False)

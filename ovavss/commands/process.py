@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+from ovavss.commands.options import expand_options
 from ovavss.errors import DataWarning, UserError
 
 # What asks a process to end, and can be answered.
@@ -26,7 +27,8 @@ class Terminated(KeyboardInterrupt):
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """A command that prints a user's mistake as one sentence and exits with 2, or ends as a signal asks; everything
-    else keeps its traceback."""
+    else keeps its traceback. Parameters that are dataclasses of options become options."""
+    function = expand_options(function)
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -2,54 +2,25 @@
 
 import os
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ovavss.commands.options import PartialOption, PresetName, WeightsOption, warn
+from ovavss.commands.options import PartialOption, WeightsOption
 from ovavss.commands.process import command
-from ovavss.errors import UserError
-from ovavss.models.ov_avss.presets import PRESETS
+from ovavss.errors import UserError, warn
+from ovavss.models.ov_avss.presets import PRESETS, PresetName
 
 if TYPE_CHECKING:
     from ovavss.models.ov_avss.presets import Preset
     from ovavss.training.trainer import Recipe
 
 
-class ScheduleName(StrEnum):
-    """Course of the learning rate."""
-
-    STEPS = "steps"
-    COSINE = "cosine"
-
-
-class BatchNormName(StrEnum):
-    """What the ResNet's batch norm does."""
-
-    FROZEN = "frozen"
-    TRAINED = "trained"
-
-
-class ClipNames(StrEnum):
-    """Names that tiny's CLIP sees in training."""
-
-    ALL = "all"
-    BASE = "base"
-
-
-class MaskLossName(StrEnum):
-    """Pixel loss of the masks."""
-
-    BCE = "bce"
-    FOCAL = "focal"
-
-
 @command
 def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, log, curves and weights; a run there goes on.")],
-    preset: Annotated[PresetName, typer.Option(help="Which model.")] = PresetName.tiny,  # type: ignore[attr-defined]
+    preset: Annotated[PresetName, typer.Option(help="Which model.")] = "tiny",
     data: Annotated[
         Path | None, typer.Option(help="Folder in the AVSBench-OV layout. Default: tiny on Sounding Shapes.")
     ] = None,
@@ -61,23 +32,28 @@ def train(
     backbone_factor: Annotated[
         float | None, typer.Option(min=0, help="Its share for the backbone. Published: 0.1.")
     ] = None,
-    schedule: Annotated[ScheduleName | None, typer.Option(help="Published: steps, x0.1 after 3/4 and 11/12.")] = None,
+    schedule: Annotated[
+        Literal["steps", "cosine"] | None, typer.Option(help="Published: steps, x0.1 after 3/4 and 11/12.")
+    ] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Iterations of warm-up, with --schedule cosine.")] = None,
     max_grad_norm: Annotated[float | None, typer.Option(min=0, help="Largest gradient norm. Published: 0.01.")] = None,
     points: Annotated[int | None, typer.Option(min=1, help="Points of a mask in the loss. Published: 12544.")] = None,
     no_object_weight: Annotated[
         float | None, typer.Option(min=0, help="Class weight of 'not sounding'. Published: 0.1.")
     ] = None,
-    mask_loss: Annotated[MaskLossName | None, typer.Option(help="Published: bce; the paper: focal.")] = None,
+    mask_loss: Annotated[Literal["bce", "focal"] | None, typer.Option(help="Published: bce; the paper: focal.")] = None,
     batch_norm: Annotated[
-        BatchNormName | None, typer.Option(help="Published: frozen. trained: for a backbone from nothing.")
+        Literal["frozen", "trained"] | None,
+        typer.Option(help="Published: frozen. trained: for a new backbone."),
     ] = None,
     ema: Annotated[float | None, typer.Option(min=0, max=0.99999, help="Decay of averaged weights; 0: none.")] = None,
     amp: Annotated[bool, typer.Option("--amp", help="Half precision on CUDA.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Everything random follows from it. Published: 42.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Iterations between checkpoints.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a process.")] = None,
-    clip_names: Annotated[ClipNames, typer.Option(help="What tiny's CLIP sees on Sounding Shapes.")] = ClipNames.ALL,
+    clip_names: Annotated[
+        Literal["all", "base"], typer.Option(help="Names that tiny's CLIP sees on Sounding Shapes.")
+    ] = "all",
 ) -> None:
     """Train a model, by default as published; tiny on Sounding Shapes has a recipe of its own.
 
@@ -86,7 +62,7 @@ def train(
     """
     import torch
 
-    chosen = PRESETS[preset.value]
+    chosen = PRESETS[preset]
     if data is None and chosen.recipe is None:
         raise UserError(f"preset '{chosen.name}' needs --data, a folder in the AVSBench-OV layout")
     if data is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -100,7 +76,7 @@ def train(
         "warmup": warmup, "max_grad_norm": max_grad_norm, "num_points": points, "no_object_weight": no_object_weight,
         "mask_loss": mask_loss, "batch_norm": batch_norm, "ema": ema, "seed": seed, "amp": amp or None,
     }  # fmt: skip
-    changes: dict[str, Any] = {k: v.value if isinstance(v, StrEnum) else v for k, v in given.items() if v is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if data is None:
         from ovavss.training.recipes.tiny import LOCALIZER
 
@@ -112,14 +88,16 @@ def train(
         _train_data(out, chosen, data, recipe, tuple(weights or ()), partial, checkpoint_every or 2000)
 
 
-def _train_world(out: Path, preset: "Preset", localizer: "Recipe", checkpoint_every: int, names: ClipNames) -> None:
+def _train_world(
+    out: Path, preset: "Preset", localizer: "Recipe", checkpoint_every: int, names: Literal["all", "base"]
+) -> None:
     from ovavss.training.recipes.tiny import TinyRecipe
     from ovavss.training.recipes.tiny_stages import TinyTraining, write_weights
 
     training = TinyTraining(preset, TinyRecipe(seed=localizer.seed, localizer=localizer), out)
     usslm = training.localizer(checkpoint_every)
-    path = out / (f"{preset.name}.safetensors" if names is ClipNames.ALL else f"{preset.name}_base_names.safetensors")
-    write_weights(path, training.audio_encoder(), usslm, training.adapted_clip(usslm, names.value), preset)
+    path = out / (f"{preset.name}.safetensors" if names == "all" else f"{preset.name}_base_names.safetensors")
+    write_weights(path, training.audio_encoder(), usslm, training.adapted_clip(usslm, names), preset)
     print(f"weights are in {path}")
 
 
@@ -148,7 +126,8 @@ def _train_data(
             thaw_batch_norm(usslm)
         trainer = Trainer(usslm, recipe, device)
         if trainer.rank == 0:
-            warn(warnings)
+            for sentence in warnings:
+                warn(sentence)
         run(trainer, clips, out, checkpoint_every=checkpoint_every)
         if trainer.rank == 0:
             state = without_counters(trainer.averaged())

@@ -1,11 +1,11 @@
 """Both systems by the name of a preset: what export, runners and commands ask of either."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ovavss.models.open_avs import presets as open_avs_presets
 from ovavss.models.open_avs.presets import OpenAvsPreset
-from ovavss.models.ov_avss.presets import GRAPHS, PRESETS, Preset
+from ovavss.models.ov_avss.presets import GRAPHS, PRESETS, Preset, PresetName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 AnyPreset = Preset | OpenAvsPreset
 OPEN_AVS = open_avs_presets.OPEN_AVS.name
 ALL_PRESETS = (OPEN_AVS, *PRESETS)
+AnyPresetName = Literal["open_avs", PresetName]
+"""The names in `ALL_PRESETS`, as commands take them."""
 
 
 def find_preset(name: str) -> AnyPreset:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ovavss.errors import UserError
 from ovavss.files import sha256, write_json
@@ -28,6 +28,19 @@ class Format(StrEnum):
     TORCHSCRIPT = "torchscript"
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt_rtx"
+
+
+RunnerName = Literal["torch", "onnxruntime", "openvino", "torchscript", "tensorrt", "tensorrt_rtx"]
+"""Which runtime runs the graphs."""
+
+FORMAT_OF_RUNNER: dict[RunnerName, Format] = {
+    "onnxruntime": Format.ONNX,
+    "openvino": Format.ONNX,
+    "torchscript": Format.TORCHSCRIPT,
+    "tensorrt": Format.TENSORRT,
+    "tensorrt_rtx": Format.TENSORRT_RTX,
+}
+"""What each runner but "torch" reads."""
 
 
 class Precision(StrEnum):

@@ -56,7 +56,8 @@ class RemotePipeline:
         shared: bool | None = None,
     ) -> None:
         self.url, self.deadline, self.masks, self.in_flight = url, deadline, masks, in_flight
-        self.parameters = write_parameters(options or Options(), masks)
+        self.options = options or Options()
+        self.parameters = write_parameters(self.options, masks)
         address, local = parse_url(url)
         # Default keep-alive of a channel notices a dead server late; a refused connection is told at once.
         self.client = triton.InferenceServerClient(address)

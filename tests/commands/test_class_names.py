@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ovavss.commands.segment import parse_classes
+from ovavss.commands.class_names import parse_classes
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.clip import tokenizer
 from ovavss.models.ov_avss.presets import PRESETS
@@ -19,13 +19,13 @@ TINY = PRESETS["tiny"]
 )
 def test_lists(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "names.txt").write_bytes(content)
-    assert parse_classes(f"@{tmp_path / 'names.txt'}", TINY) == ["man", "piano"]
+    assert parse_classes(f"@{tmp_path / 'names.txt'}") == ["man", "piano"]
 
 
 @pytest.mark.parametrize("other", ["Man", "man ", "grand  piano", "grand\tpiano"])
 def test_names_that_clip_reads_alike(other: str) -> None:
     with pytest.raises(UserError, match=r"twice|the same to CLIP"):
-        parse_classes(f"man,grand piano,{other}", TINY)
+        parse_classes(f"man,grand piano,{other}")
 
 
 def test_names_with_the_same_beginning() -> None:
@@ -37,4 +37,4 @@ def test_names_with_the_same_beginning() -> None:
 def test_json_that_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text('{"man": 1}')
     with pytest.raises(UserError, match="not a JSON list of names"):
-        parse_classes(f"@{tmp_path / 'names.json'}", TINY)
+        parse_classes(f"@{tmp_path / 'names.json'}")

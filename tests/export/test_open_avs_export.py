@@ -9,13 +9,8 @@ from typer.testing import CliRunner
 from ovavss.commands.app import app
 from ovavss.export.onnx_export import export_graph, write_model
 from ovavss.export.open_avs import open_avs_inputs
-from ovavss.models.open_avs.efficientnet import EfficientNetLite0
-from ovavss.models.open_avs.graphs import OpenAvsModels, graph_modules, graph_specs
+from ovavss.models.open_avs.graphs import build_open_avs, graph_modules, graph_specs
 from ovavss.models.open_avs.presets import DETECTOR, GRAPHS, PROMPT_DECODER, OpenAvsPreset
-from ovavss.models.open_avs.prompt_decoder import PromptDecoder
-from ovavss.models.open_avs.ssdlite import SSDLite
-from ovavss.models.open_avs.tiny_vit import TinyViT
-from ovavss.models.open_avs.yamnet import YamNet
 from ovavss.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
 SMALL = OpenAvsPreset("open_avs", class_map_sizes=((96, 128), (144, 192)), mask_side=128)
@@ -25,7 +20,7 @@ SLOW = [name for name in GRAPHS if name not in (DETECTOR, PROMPT_DECODER)]
 @pytest.mark.parametrize("name", [DETECTOR, PROMPT_DECODER, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_onnx_computes_what_pytorch_does_for_other_sizes(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    models = OpenAvsModels(SMALL, YamNet(), SSDLite(), EfficientNetLite0(), TinyViT(), PromptDecoder())
+    models = build_open_avs(SMALL)
     models.listener.mel.uniform_(0, 0.1)
     models.detector.anchors.copy_(torch.tensor([0.2, 0.3, 0.6, 0.9]).expand(1917, 4))
     spec, module = graph_specs(SMALL)[name], graph_modules(models)[name]

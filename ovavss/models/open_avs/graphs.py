@@ -37,6 +37,11 @@ class OpenAvsModels:
     prompt_decoder: PromptDecoder
 
 
+def build_open_avs(preset: OpenAvsPreset) -> OpenAvsModels:
+    """The networks of a preset with PyTorch's random weights."""
+    return OpenAvsModels(preset, YamNet(), SSDLite(), EfficientNetLite0(), TinyViT(), PromptDecoder())
+
+
 def graph_specs(preset: OpenAvsPreset) -> dict[str, GraphSpec]:
     """The five graphs of a preset."""
     f32 = torch.float32

@@ -239,3 +239,6 @@ PRESETS: dict[str, Preset] = {
         ),
     )
 }
+
+PresetName = Literal["r50", "swin_b", "tiny"]
+"""The keys of `PRESETS`, as commands take them."""
