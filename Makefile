@@ -50,10 +50,15 @@ tools: .venv/.complete
 	touch .venv/.complete
 	-$(RUN)python plugins/msdeform_attn/tensorrt/fetch_tensorrt.py
 
+# Files that are no part of a package: mypy takes one at a time, since several have the same name.
+SCRIPTS = $(wildcard triton_repo/*/1/model.py plugins/msdeform_attn/*.py plugins/msdeform_attn/python/*/__init__.py \
+  plugins/msdeform_attn/tensorrt/*.py)
+
 lint: .venv/.complete
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+	for script in $(SCRIPTS); do $(RUN)mypy $$script || exit 1; done
 	$(RUN)lint-imports --no-cache
 
 docs: .venv/.complete

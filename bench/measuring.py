@@ -115,7 +115,7 @@ def timed(run: Callable[[], _Result]) -> tuple[float, _Result]:
         start = time.perf_counter()
         result = run()
         return time.perf_counter() - start, result
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     result = run()
     end.record()

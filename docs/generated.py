@@ -19,7 +19,7 @@ def _commands() -> str:
 
     from ovavss.commands.app import app
 
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     context = typer.Context(group, info_name="ovavss")
     text = "\n".join(
         get_docs_for_click(obj=group.get_command(context, name), ctx=context, name=name, indent=1, call_prefix="ovavss")

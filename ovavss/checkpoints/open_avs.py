@@ -80,7 +80,7 @@ def load_ssdlite(offline: bool = False) -> SSDLite:
             if not isinstance(getattr(block, part), nn.Identity):
                 fill(getattr(block, part), f"{name}/{part}")
     for index, extra in enumerate(model.extra, start=2):
-        hidden, outputs = extra[0].out_channels, extra[2].out_channels  # type: ignore[index, union-attr]
+        hidden, outputs = extra[0].out_channels, extra[2].out_channels  # type: ignore[index]
         reduce, expand = (
             f"{backbone}/layer_19_1_Conv2d_{index}_1x1_{hidden}",
             f"{backbone}/layer_19_2_Conv2d_{index}_3x3_s2",

@@ -17,9 +17,10 @@ from ovavss.commands.options import (
 )
 from ovavss.commands.process import command
 from ovavss.errors import UserError, warn
-from ovavss.export.build_spec import BuildSpec, FallbackBody, PlanOptions, request_fingerprint
+from ovavss.export.build_spec import BuildSpec, PlanOptions, request_fingerprint
 from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.systems import AnyPresetName, find_preset, graph_names
+from ovavss.msda.onnx_node import FallbackBody
 from ovavss.runtime.engines import MANIFEST, Format, Precision, artifact_key, checked_artifact, read_manifest
 
 if TYPE_CHECKING:

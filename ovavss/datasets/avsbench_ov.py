@@ -35,7 +35,7 @@ __all__ = [
 SUBSETS = ("v1s", "v1m", "v2")
 _SPLIT_JSON = {"train": TRAIN_JSON, "val": "avsbench_ov_val_base_novel.json"}
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_Row = tuple[int, list[list | dict | None]]  # category id, one segmentation a frame
+_Row = tuple[int, list[list[Any] | dict[str, Any] | None]]  # category id, one segmentation a frame
 
 
 def sample_frames(length: int, num_frames: int, rng: np.random.Generator, window: int = 20) -> list[int]:
@@ -72,7 +72,7 @@ def _frames(paths: list[Path], size: tuple[int, int] | None = None, opaque: bool
     return np.stack(images)
 
 
-def _segmentation(entry: Any, box: Any) -> list | dict | None:
+def _segmentation(entry: Any, box: Any) -> list[Any] | dict[str, Any] | None:
     """One frame of an annotation: valid polygons, an RLE, or None where the instance is absent."""
     if not entry or not box:
         return None
@@ -129,7 +129,7 @@ class AvsbenchTraining:
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path} is malformed ({error!r}): write it as AVSBench-OV does.") from None
 
-    def _check_categories(self, data: dict) -> None:
+    def _check_categories(self, data: dict[str, Any]) -> None:
         names = self.table.names
         for c in [*data["categories"], *({"id": a["category_id"], "name": None} for a in data["annotations"])]:
             i, name = int(c["id"]), c["name"]
@@ -140,8 +140,8 @@ class AvsbenchTraining:
                     "label2idx.json."
                 )
 
-    def _read_videos(self, data: dict) -> list[_Video]:
-        annotations: dict[int, list[dict]] = {}
+    def _read_videos(self, data: dict[str, Any]) -> list[_Video]:
+        annotations: dict[int, list[dict[str, Any]]] = {}
         for annotation in data["annotations"]:
             if not annotation.get("iscrowd", 0):
                 annotations.setdefault(annotation["video_id"], []).append(annotation)
@@ -160,7 +160,7 @@ class AvsbenchTraining:
             videos.append(_Video(Path(files[0]).parts[0], subset, files, size, rows))
         return videos
 
-    def _row(self, annotation: dict, length: int, subset: str, size: tuple[int, int]) -> _Row:
+    def _row(self, annotation: dict[str, Any], length: int, subset: str, size: tuple[int, int]) -> _Row:
         entries = annotation["segmentations"]
         boxes = annotation.get("bboxes") or [True] * len(entries)
         if subset == "v1s":

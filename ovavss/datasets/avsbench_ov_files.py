@@ -202,7 +202,7 @@ def read_wav(path: Path, patches: int = 0) -> NDArray[np.float32]:
 
 
 def rasterise(
-    segmentation: list | dict | None, source: tuple[int, int], size: tuple[int, int], flip: bool = False
+    segmentation: list[Any] | dict[str, Any] | None, source: tuple[int, int], size: tuple[int, int], flip: bool = False
 ) -> NDArray[np.bool_]:
     """One frame's segmentation as a bool mask of `size` (h, w), after resize and then horizontal flip.
 
@@ -252,7 +252,7 @@ class TrainingClip(Clip):
     """
 
     category_ids: NDArray[np.int64]
-    segmentations: tuple[tuple[list | dict | None, ...], ...]
+    segmentations: tuple[tuple[list[Any] | dict[str, Any] | None, ...], ...]
 
     def rasterise(self, size: tuple[int, int], flip: bool = False) -> NDArray[np.bool_]:
         """Instance masks bool [n, T, h, w] at `size` = (h, w) pixels, optionally flipped left to right."""

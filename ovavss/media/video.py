@@ -219,7 +219,7 @@ def _decoded(container: InputContainer, stream: Any, path: Path, clock: Clock) -
     _check_damage(stream, path, end, failed)
 
 
-def _packets(container: InputContainer, stream: Any, clock: Clock) -> Iterator[Packet | None]:
+def _packets(container: InputContainer, stream: Any, clock: Clock) -> "Iterator[Packet[Any] | None]":
     """The stream's packets with corrected time stamps, and None, which makes the decoder give all that it holds."""
     try:
         for packet in container.demux():  # all streams: the clock needs their order

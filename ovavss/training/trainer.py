@@ -71,7 +71,7 @@ def keep_float32(module: nn.Module, device: torch.device) -> None:
         with torch.autocast(device.type, enabled=False):
             return forward(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args))
 
-    module.forward = in_float32  # type: ignore[method-assign]
+    module.forward = in_float32
 
 
 class Trainer:

@@ -55,9 +55,16 @@ def tool(name: str) -> str:
     return found
 
 
+def _found(pattern: str, text: str) -> re.Match[str]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise Missing(f"the compiler's output has no '{pattern}'; this script knows CUDA 12 and 13")
+    return found
+
+
 def compiler_version() -> str:
     said = subprocess.run([tool("nvcc"), "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"V(\d+\.\d+\.\d+)", said).group(1)
+    return _found(r"V(\d+\.\d+\.\d+)", said).group(1)
 
 
 def occupancy(arch: int, registers: int, threads: int = THREADS) -> float:
@@ -90,17 +97,18 @@ def kernels_said(said: str) -> Iterator[tuple[str, int, int, int]]:
     """Name, registers, spilled and stack bytes of each kernel, from what `-Xptxas -v` prints."""
     for part in said.split("Compiling entry function '")[1:]:
         name = name_of(part.split("'", 1)[0])
-        stack, stores, loads = re.search(
+        stack, stores, loads = _found(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
         ).groups()
         if name:
-            yield name, int(re.search(r"Used (\d+) registers", part).group(1)), int(stores) + int(loads), int(stack)
+            yield name, int(_found(r"Used (\d+) registers", part).group(1)), int(stores) + int(loads), int(stack)
 
 
 def wide_loads(assembly: str) -> dict[str, int]:
     """LDG.E.128 instructions of each kernel in the disassembly."""
     parts = re.split(r"^\s*\.section\s+\.text\.(\S+?),", assembly, flags=re.MULTILINE)
-    return {name_of(name): len(re.findall(r"\bLDG\.E\.128", text)) for name, text in zip(parts[1::2], parts[2::2])}
+    kernels = ((name_of(name), text) for name, text in zip(parts[1::2], parts[2::2]))
+    return {name: len(re.findall(r"\bLDG\.E\.128", text)) for name, text in kernels if name}
 
 
 def figures(arch: int) -> dict[str, Figures]:

@@ -17,13 +17,13 @@ from PIL import Image
 
 from ovavss.datasets.sounding_stamps.media import (
     LOUDNESS,
-    SAMPLE_RATE,
     MediaFile,
     StampClass,
     StampMedia,
     backgrounds,
     stamp_classes,
 )
+from ovavss.media.sound import SAMPLE_RATE
 
 SECONDS, HEIGHT, WIDTH = 5, 360, 480
 

@@ -165,9 +165,6 @@ def _keep_used(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
     del model.graph.node[:]
     model.graph.node.extend(kept_nodes)
     made = {name for node in kept_nodes for name in node.output}
-    for field, keep in (
-        (model.graph.initializer, lambda entry: entry.name in used),
-        (model.graph.value_info, lambda entry: entry.name in made),
-    ):
-        for index in reversed([i for i, entry in enumerate(field) if not keep(entry)]):
+    for field, names in ((model.graph.initializer, used), (model.graph.value_info, made)):
+        for index in reversed([i for i, entry in enumerate(field) if entry.name not in names]):
             del field[index]

@@ -7,6 +7,8 @@ is built. The driver compiles the PTX when the engine is loaded: nvcc must not b
 The names are those of the C++ plugins of libovavss_msdeform_attn_trt.so: load either them or this module, not both.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# TensorRT reads the signatures of what it registers, and has no annotations of its own.
 import ctypes
 import functools
 import subprocess

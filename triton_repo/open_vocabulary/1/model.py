@@ -11,9 +11,10 @@ from ovavss.datasets.vocabulary import default_vocabulary
 from ovavss.models.ov_avss.presets import CLIP_TEXT_ENCODER
 from ovavss.pipeline.pipeline import Pipeline
 from ovavss.pipeline.steps import classify
+from ovavss.serving.graph_step import dlpack
 from ovavss.serving.masks import pack
 from ovavss.serving.request import names_to_bytes, read_parameters, read_vocabulary
-from ovavss.serving.step import Step, check_finite, dlpack
+from ovavss.serving.step import Step, check_finite
 
 KEPT_VOCABULARIES = 32  # of at most 2 000 names each
 
