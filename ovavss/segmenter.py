@@ -18,7 +18,7 @@ from ovavss.runtime.engines import FORMAT_OF_RUNNER, Format, Precision, RunnerNa
 
 if TYPE_CHECKING:
     from ovavss.checkpoints.loaded import LoadedModels
-    from ovavss.pipeline.open_avs_steps import OpenAvsOptions
+    from ovavss.pipeline.open_avs_options import OpenAvsOptions
     from ovavss.runtime.runner import Runner
 
 

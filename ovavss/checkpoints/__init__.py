@@ -1,0 +1,1 @@
+"""Published weights in, our names out; what ships; what is fetched."""

@@ -41,8 +41,10 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Package:
-    """An archive in a package registry, and what is kept of it: `files` with their hashes, or all that match
-    `patterns`."""
+    """An archive in a package registry, and what is kept of it.
+
+    `files` with their hashes, or all that match `patterns`.
+    """
 
     key: str
     use: str

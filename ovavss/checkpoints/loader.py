@@ -123,6 +123,7 @@ def load_into(
 
     Args:
         modules: by the prefix of their names, e.g. {"usslm": ..., "audio_encoder": ..., "clip": ...}.
+        checkpoints: what was read of one file, or of several.
         allow_partial: load what fits although something is missing, unexpected or shape_mismatch.
         source: how messages call the file; the checkpoints' own paths if None.
         preset: the name of the preset that the modules were built from, for messages.

@@ -17,8 +17,11 @@ def ablate(
     num_clips: Annotated[int, typer.Option(min=1, help="How many clips of it.")] = 100,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
-    """Tables 3 to 5 of the paper on the synthetic world: train tiny with each fusion and each audio prompt on a short
-    schedule, then score every one of them, and the default with each crop and choice of proposals."""
+    """Tables 3 to 5 of the paper on the synthetic world.
+
+    Train tiny with each fusion and each audio prompt on a short schedule, then score every one of them, and the default
+    with each crop and choice of proposals.
+    """
     import torch
     from rich.console import Console
     from rich.table import Table

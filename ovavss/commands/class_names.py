@@ -28,8 +28,10 @@ def parse_classes(classes: str) -> list[str]:
 
 
 def names_in(text: str, path: Path) -> list[str]:
-    """Finds the names of a class list: one a line (empty lines are passed over), one line with commas, or a JSON
-    list."""
+    """Finds the names of a class list.
+
+    One a line (empty lines are passed over), one line with commas, or a JSON list.
+    """
     if text.lstrip().startswith(("[", "{")):
         try:
             names = json.loads(text)

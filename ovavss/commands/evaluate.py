@@ -1,5 +1,7 @@
-"""`ovavss evaluate`: the scores of any runner, or of saved predictions, on AVSBench-OV, Sounding Shapes or Sounding
-Stamps."""
+"""`ovavss evaluate`: scores on AVSBench-OV, Sounding Shapes or Sounding Stamps.
+
+Of any runner, or of saved predictions.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

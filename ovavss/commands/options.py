@@ -15,7 +15,7 @@ from ovavss.models.systems import OPEN_AVS, AnyPresetName
 from ovavss.runtime.engines import Precision, RunnerName
 
 if TYPE_CHECKING:
-    from ovavss.pipeline.open_avs_steps import OpenAvsOptions
+    from ovavss.pipeline.open_avs_options import OpenAvsOptions
     from ovavss.pipeline.steps import Options
     from ovavss.segmenter import Segmenter
 
@@ -185,7 +185,7 @@ def parse_open_avs_options(assignments: Iterable[str]) -> "OpenAvsOptions":
     Raises:
         UserError: A name is unknown or there twice, or a value is no number of its kind.
     """
-    from ovavss.pipeline.open_avs_steps import OpenAvsOptions
+    from ovavss.pipeline.open_avs_options import OpenAvsOptions
 
     kinds = get_type_hints(OpenAvsOptions)
     values: dict[str, Any] = {}

@@ -26,8 +26,11 @@ class Terminated(KeyboardInterrupt):
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command that prints a user's mistake as one sentence and exits with 2, or ends as a signal asks; everything
-    else keeps its traceback. Parameters that are dataclasses of options become options."""
+    """Wraps a command so that it ends as its users expect.
+
+    A user's mistake is one printed sentence and status 2; a signal ends it as it asks; everything else keeps its
+    traceback. Parameters that are dataclasses of options become options.
+    """
     function = expand_options(function)
 
     @wraps(function)

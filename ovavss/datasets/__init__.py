@@ -1,0 +1,1 @@
+"""AVSBench-OV, Sounding Shapes and Sounding Stamps."""

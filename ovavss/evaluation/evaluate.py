@@ -22,8 +22,15 @@ PATCH_SAMPLES = 15_360  # one audio patch of 0.96 s
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """frames uint8 [T, H, W, 3], waveform float32 [16000 T] at 16 kHz, label_map [T, H', W'] (class id,
-    0 = background), labels: the ids that may stand in the truth."""
+    """A clip with its truth.
+
+    Attributes:
+        name: Of the clip.
+        frames: uint8 [T, H, W, 3] RGB.
+        waveform: float32 [16000 T], 16 kHz mono.
+        label_map: Class ids of the truth, [T, H', W']; 0 is the background.
+        labels: The ids that may occur in the truth.
+    """
 
     name: str
     frames: NDArray[np.uint8]
@@ -34,8 +41,12 @@ class EvaluationClip:
 
 @dataclass(frozen=True)
 class Prediction:
-    """label_map [T, H, W] at the size of the frames; sound_map float [T, H, W] in [0, 1], where something
-    sounds, if the model gives one."""
+    """What a model finds in a clip.
+
+    Attributes:
+        label_map: Class ids, [T, H, W], at the size of the frames; 0 is the background.
+        sound_map: float [T, H, W] in [0, 1], where something sounds; None if the model gives none.
+    """
 
     label_map: NDArray[np.integer]
     sound_map: NDArray[np.floating] | None = None

@@ -22,13 +22,15 @@ ROWS = ("open_avs", "true sounds", "true nouns", "true boxes")
 
 @dataclass(frozen=True)
 class PartScores:
-    """Scores of the whole chain, and with the truth in place of the listener, of listener and translator, and of these
-    and the detector; keys as `ROWS`."""
+    """Scores of the whole chain, and with the truth in place of its first parts; keys as `ROWS`.
+
+    These are the listener, listener and translator, and both with the detector.
+    """
 
     rows: Mapping[str, StampScores]
 
     def losses(self) -> dict[str, float]:
-        """mIoU that each part costs; negative if a part does better than the truth in its place."""
+        """How much mIoU each part costs; negative if a part does better than the truth in its place."""
         own, sounds, nouns, boxes = (self.rows[name].miou for name in ROWS)
         return {"listener": sounds - own, "translator": nouns - sounds, "detector": boxes - nouns, "masker": 1 - boxes}
 

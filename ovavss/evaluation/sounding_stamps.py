@@ -17,8 +17,11 @@ _RESAMPLINGS = 2000
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One second of one clip. `wanted` is the class that sounds and is shown, None if there is none; `found` the name
-    of most of the mask, None if there is no mask."""
+    """One second of one clip.
+
+    `wanted` is the class that sounds and is shown, None if there is none; `found` the name of most of the mask, None if
+    there is no mask.
+    """
 
     clip: str
     kind: str

@@ -1,0 +1,1 @@
+"""Graphs to artifacts: formats, precision, verification, manifest."""

@@ -1,5 +1,7 @@
-"""What the user asked to build, and fingerprints of all that it follows from. Imports nothing heavy: a second run that
-has nothing to do should say so at once."""
+"""What the user asked to build, and fingerprints of all that it follows from.
+
+Imports nothing heavy: a second run that has nothing to do should say so at once.
+"""
 
 import hashlib
 import json
@@ -24,9 +26,15 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """compute_capabilities: GPUs that a TensorRT-RTX plan is built for (each finishes it as it loads). plugin: our
-    plugin library, for TensorRT. timing_cache: a file that is read and written. version_compatible: the plan loads in
-    later TensorRT versions. hardware_compatible: it runs on GPUs from Ampere on."""
+    """What only TensorRT's formats need.
+
+    Attributes:
+        compute_capabilities: GPUs that a TensorRT-RTX plan is built for; each finishes it as it loads.
+        plugin: Our plugin library, for TensorRT.
+        timing_cache: A file that is read and written.
+        version_compatible: The plan loads in later TensorRT versions.
+        hardware_compatible: It runs on GPUs from Ampere on.
+    """
 
     compute_capabilities: tuple[str, ...] = ("8.6", "8.9", "12.0")
     plugin: Path | None = None
@@ -55,10 +63,12 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What to build. `size`: fixed network size; `verify_size`: frame size of the comparison with PyTorch;
-    `body`: how attention is written for runtimes without its plugin, by default as `body_of` says;
-    `calibration`: files of what INT8 and FP8 are calibrated on. `layers`: write how far each layer of an ONNX file is
-    from PyTorch."""
+    """What to build.
+
+    `size`: fixed network size; `verify_size`: frame size of the comparison with PyTorch; `body`: how attention is
+    written for runtimes without its plugin, by default as `body_of` says; `calibration`: files of what INT8 and FP8 are
+    calibrated on. `layers`: write how far each layer of an ONNX file is from PyTorch.
+    """
 
     formats: tuple[Format, ...] = (Format.ONNX,)
     precisions: tuple[Precision, ...] = (Precision.FP32,)
@@ -70,8 +80,11 @@ class BuildSpec:
     layers: bool = False
 
     def body_of(self, artifact_format: Format) -> FallbackBody:
-        """How attention is written: with GridSample, the fastest on CPUs, in ONNX files; with Gather in engines that do
-        not take the plugin, as some versions of TensorRT are reported to compute GridSample wrongly."""
+        """How attention is written.
+
+        With GridSample, the fastest on CPUs, in ONNX files; with Gather in engines that do not take the plugin, as some
+        versions of TensorRT are reported to compute GridSample wrongly.
+        """
         without_plugin = artifact_format is Format.TENSORRT_RTX or (
             artifact_format is Format.TENSORRT and self.plan.plugin is None
         )

@@ -1,5 +1,6 @@
-"""Half precision carried by the graph itself, as strongly typed engines want it: float16 or bfloat16 between explicit
-Casts.
+"""Half precision carried by the graph itself, as strongly typed engines want it.
+
+Float16 or bfloat16 between explicit Casts.
 
 Products (convolutions, matrix products, the attention's value) are computed in half, and what only moves or adds their
 results follows. Everything else stays float32: softmax, normalizations, reductions, signal processing, frame

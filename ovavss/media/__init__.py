@@ -1,0 +1,1 @@
+"""Any file in, frames and waveform out."""

@@ -70,8 +70,11 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file promises: size as displayed (pixels), duration (s), and how many snippets that makes; and the indices
-    of the streams that are read."""
+    """What a file promises.
+
+    Size as displayed (pixels), duration (s), and how many snippets that makes; and the indices of the streams that are
+    read.
+    """
 
     path: Path
     width: int
@@ -87,9 +90,16 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class Window:
-    """T snippets: frames uint8 [T, H, W, 3] RGB as displayed, waveform float32 [T * 16000] mono at 16 kHz, full scale
-    1.0, the time of each frame in seconds float64 [T]. Beyond the first `snippets` the last frame is repeated and the
-    sound is silence. `start` is in seconds."""
+    """T snippets of a video. Behind the real ones the last frame is repeated and the sound is silence.
+
+    Attributes:
+        index: Of the window in the video.
+        start: Where it begins, in seconds.
+        snippets: How many of the T are real.
+        frames: uint8 [T, H, W, 3] RGB as displayed.
+        waveform: float32 [T * 16000], 16 kHz mono, full scale 1.0.
+        timestamps: float64 [T], the time of each frame in seconds.
+    """
 
     index: int
     start: float

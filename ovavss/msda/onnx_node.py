@@ -23,8 +23,11 @@ LOWEST_OPSET = 16
 
 
 class FallbackBody(StrEnum):
-    """How the deformable attention's local function samples: GridSample is compact, but some TensorRT versions are
-    reported to get it wrong; gather arithmetic needs nothing but Gather, and more memory."""
+    """How the deformable attention's local function samples.
+
+    GridSample is compact, but some TensorRT versions are reported to get it wrong; gather arithmetic needs nothing but
+    Gather, and more memory.
+    """
 
     GRID_SAMPLE = "grid_sample"
     GATHER = "gather"

@@ -1,0 +1,1 @@
+"""Results: their types, files and pictures."""

@@ -53,9 +53,11 @@ class Result:
 
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
-        """The sounding objects, best first: detections of which more than half is in the label maps. Those of
-        neighboring windows are one track where they have the same name and overlap across the border; within
-        a window each detection is an object of its own."""
+        """The sounding objects, best first.
+
+        Detections of which more than half is in the label maps. Those of neighboring windows are one track where they
+        have the same name and overlap across the border; within a window each detection is an object of its own.
+        """
         finished: list[_Open] = []
         running: list[_Open] = []
         for window in self.windows:

@@ -1,0 +1,1 @@
+"""The steps from a clip to masks and names."""

@@ -39,8 +39,9 @@ def early_exit(
     vocabulary: Tensor,
     confidence_threshold: float,
 ) -> CropRequests:
-    """Each query by one frame after another, until its best name has a probability over `confidence_threshold` or no
-    frame is left.
+    """Classifies each query by one frame after another until its name is certain.
+
+    That is when the name's probability is over `confidence_threshold`, or no frame is left.
 
     Frames with confident masks come first, large ones before small ones. A mask may lie on one object now and on
     another later, and each alone has a sure name: so a name is sure only when every frame is like one that was looked
@@ -83,8 +84,10 @@ def _best_first(regions: Regions) -> dict[int, list[int]]:
 
 
 def _unlike_first(waiting: dict[int, list[int]], views: Tensor) -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Each query's regions in a new order, and how many at its head are unlike all before them; the rest are like one
-    of these. views float32 [n, V] of the regions."""
+    """Orders each query's regions, those first that are unlike all before them, and counts these.
+
+    The rest are like one of these. views float32 [n, V] of the regions.
+    """
     ordered, different = {}, {}
     for query, regions in waiting.items():
         seen = views[regions]

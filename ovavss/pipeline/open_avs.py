@@ -18,9 +18,9 @@ from ovavss.models.open_avs.presets import (
 )
 from ovavss.models.open_avs.translator import TableTranslator, read_sounds
 from ovavss.models.ov_avss.open_vocabulary import Ranking
+from ovavss.pipeline.open_avs_options import OpenAvsOptions
 from ovavss.pipeline.open_avs_steps import (
     Finding,
-    OpenAvsOptions,
     Prompt,
     detect,
     find,

@@ -16,6 +16,7 @@ from torch import Tensor
 from ovavss.models.open_avs.prompt_decoder import BOX_END, BOX_START, INSIDE, PADDING
 from ovavss.models.open_avs.translator import Noun, TableTranslator
 from ovavss.models.open_avs.yamnet import SAMPLE_RATE, WINDOW
+from ovavss.pipeline.open_avs_options import OpenAvsOptions
 from ovavss.runtime.runner import Runner
 
 _LISTENING_STEPS = (-0.25, 0.0, 0.25)  # seconds from the start of a second at which windows begin
@@ -24,45 +25,11 @@ _EDGE = 4  # pixels: a box this near the inner edge of a tile is cut by it
 
 
 @dataclass(frozen=True)
-class OpenAvsOptions:
-    """Thresholds and switches of the steps.
-
-    Attributes:
-        min_loudness: Root mean square of a second below which it is silent.
-        min_heard: Least score of a noun that is looked for, in [0, 1].
-        min_seen: Least score of a noun in the picture, in [0, 1].
-        min_score: Least product of the two for a mask.
-        general_weight: Weight of general nouns such as "animal" beside exact ones.
-        smoothing: Share of a run's mean in every second's sounds.
-        agreement: Share of a run's mean in every second's choice of a noun.
-        box_trust: How much of a box's score stays where the class maps see nothing of the noun: 1 - box_trust.
-        min_box: Least score of a box that is used as a prompt.
-        box_priority: Least score of such a box, relative to the class maps' peak.
-        instances: Further boxes count as further instances of the noun from this share of the best score on.
-        zoom: Side of the square that the masker sees, relative to the boxes' longer side; 0 shows it all, as
-            do points, whose region is often a part of an object.
-        tiles: Squares along the longer side that the detector sees beside the whole picture.
-    """
-
-    min_loudness: float = 0.004
-    min_heard: float = 0.05
-    min_seen: float = 0.05
-    min_score: float = 0.02
-    general_weight: float = 0.5
-    smoothing: float = 0.5
-    agreement: float = 0.0
-    box_trust: float = 0.6
-    min_box: float = 0.15
-    box_priority: float = 0.3
-    instances: float = 1.0
-    zoom: float = 1.4
-    tiles: int = 2
-
-
-@dataclass(frozen=True)
 class Sounds:
-    """What is heard in every second: `scores` float32 [T, classes] in [0, 1], `loudness` float32 [T] (root mean square,
-    full scale 1.0)."""
+    """What is heard in every second.
+
+    `scores` float32 [T, classes] in [0, 1], `loudness` float32 [T] (root mean square, full scale 1.0).
+    """
 
     scores: np.ndarray
     loudness: np.ndarray
@@ -78,8 +45,11 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where an object is: `boxes` float [k, 4], one for each instance; or, without any, `points` float [p, 2] and the
-    `region` bool [h, w] of a class map that they come from, with `outline` [1 or 2, 4], boxes about it. In pixels."""
+    """Where an object is.
+
+    `boxes` float [k, 4], one for each instance; or, without any, `points` float [p, 2] and the `region` bool [h, w] of
+    a class map that they come from, with `outline` [1 or 2, 4], boxes about it. In pixels.
+    """
 
     boxes: np.ndarray
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -190,8 +160,10 @@ def map_classes(class_maps: Runner, frame: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def heat_map(noun: Noun, maps: tuple[np.ndarray, np.ndarray]) -> np.ndarray | None:
-    """Where a noun is seen, float32 [h, w] in [0, 1] on the fine grid: the geometric mean of both maps; None for a noun
-    that ImageNet has no class for."""
+    """Where a noun is seen, float32 [h, w] in [0, 1] on the fine grid.
+
+    The geometric mean of both maps; None for a noun that ImageNet has no class for.
+    """
     if not noun.imagenet:
         return None
     coarse, fine = (torch.from_numpy(each[list(noun.imagenet)].sum(0))[None, None] for each in maps)
@@ -357,8 +329,10 @@ def _to_frame(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _crop_to_prompt(prompt: Prompt, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
-    """The part of a frame that the masker sees, as x0, y0, x1, y1 in pixels: a square about the prompt's boxes with
-    `zoom` times their longer side, moved and cut to lie inside the frame."""
+    """The part of a frame that the masker sees, as x0, y0, x1, y1 in pixels.
+
+    A square about the prompt's boxes with `zoom` times their longer side, moved and cut to lie inside the frame.
+    """
     height, width = size
     if not zoom or not len(prompt.boxes):
         return 0, 0, width, height

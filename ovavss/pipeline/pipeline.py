@@ -48,9 +48,11 @@ LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
 
 @dataclass
 class Segmentation:
-    """What was found in one clip: the ranking (best first), masks bool [k, T, H, W] and the label map int32 [T, H, W]
-    (class + 1, 0 = background) at the original size, how many crops CLIP saw, and, if the options ask for it, the sound
-    map float32 [T, H, W]."""
+    """What was found in one clip.
+
+    The ranking (best first), masks bool [k, T, H, W] and the label map int32 [T, H, W] (class + 1, 0 = background) at
+    the original size, how many crops CLIP saw, and, if the options ask for it, the sound map float32 [T, H, W].
+    """
 
     ranking: Ranking
     masks: Tensor
@@ -120,8 +122,10 @@ def _stacked(arrays: Sequence[np.ndarray]) -> Tensor:
 
 
 class Pipeline:
-    """Runs clips of T snippets against a vocabulary. `step` is entered around each step of a clip with the step's name:
-    a place for clocks and traces."""
+    """Runs clips of T snippets against a vocabulary.
+
+    `step` is entered around each step of a clip with the step's name: a place for clocks and traces.
+    """
 
     def __init__(
         self,
@@ -157,9 +161,15 @@ class Pipeline:
     def stream(
         self, clips: Iterable[Clip], vocabulary: Tensor, at_once: int = 1, overlap: bool | None = None
     ) -> Iterator[Segmentation]:
-        """Clips in order, `at_once` of them (or of their batches) in threads of their own, which share torch's threads;
-        their runners should take one thread each. `overlap`: the sound of the next clip is encoded meanwhile, by
-        default where there is a GPU: on a CPU two clips' threads are in each other's way.
+        """Runs clips in order.
+
+        Args:
+            clips: Frames and waveform of each.
+            vocabulary: Of `embed_names`.
+            at_once: So many clips, or batches of them, run in threads of their own, which share torch's threads; their
+                runners should take one thread each.
+            overlap: Encode the sound of the next clip meanwhile. Default: where there is a GPU; on a CPU two clips'
+                threads are in each other's way.
         """
         if overlap is None:
             overlap = torch.cuda.is_available()

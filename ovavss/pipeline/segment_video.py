@@ -17,24 +17,30 @@ class AnyPreset(Protocol):
     """What every preset has: a name, and how many seconds a window is long."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the user calls it."""
 
     @property
-    def snippets(self) -> int: ...
+    def snippets(self) -> int:
+        """Seconds of a window."""
 
 
 class AnyPipeline(Protocol):
     """The pipeline of either system, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
 
     @property
-    def preset(self) -> AnyPreset: ...
+    def preset(self) -> AnyPreset:
+        """The sizes of its model."""
 
     @property
-    def options(self) -> Any: ...
+    def options(self) -> Any:
+        """Its thresholds and switches, a dataclass."""
 
-    def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Any: ...
+    def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Any:
+        """Reads class names; `progress` is called with how many are done."""
 
-    def stream(self, clips: Iterable[Clip], vocabulary: Any) -> Iterator[Segmentation]: ...
+    def stream(self, clips: Iterable[Clip], vocabulary: Any) -> Iterator[Segmentation]:
+        """Runs windows in order; each is frames and waveform."""
 
 
 def segment_video(

@@ -28,8 +28,9 @@ GraphCall = Callable[..., Arrays]
 
 @dataclass(frozen=True)
 class Options:
-    """How masks become names. The defaults are the published code's; the paper selects `proposals="sounding"` and
-    centers the squares.
+    """How masks become names.
+
+    The defaults are the published code's; the paper selects `proposals="sounding"` and centers the squares.
 
     Attributes:
         proposals: Classify all queries, or those that the sound head selects.

@@ -1,0 +1,1 @@
+"""Runners: one artifact in one runtime."""

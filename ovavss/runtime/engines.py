@@ -44,8 +44,11 @@ FORMAT_OF_RUNNER: dict[RunnerName, Format] = {
 
 
 class Precision(StrEnum):
-    """Type of the products inside a graph; its inputs and outputs do not change. INT8 and FP8 are of the CLIP image
-    encoder's weights and what they multiply; the rest of it, and the other graphs, are those of FP16."""
+    """Type of the products inside a graph; its inputs and outputs do not change.
+
+    INT8 and FP8 are of the CLIP image encoder's weights and what they multiply; the rest of it, and the other graphs,
+    are those of FP16.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -80,9 +83,12 @@ def artifact_file(graph: str, artifact_format: Format, precision: Precision) -> 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file: its name, SHA-256, bytes, seconds to build, the fingerprint of all that it was built from, its measured
-    difference from PyTorch, where it could not be run the reason, and how attention is written for runtimes without its
-    plugin (empty in graphs that have none)."""
+    """One file.
+
+    Its name, SHA-256, bytes, seconds to build, the fingerprint of all that it was built from, its measured difference
+    from PyTorch, where it could not be run the reason, and how attention is written for runtimes without its plugin
+    (empty in graphs that have none).
+    """
 
     file: str
     sha256: str
@@ -181,11 +187,17 @@ def open_engines(
 def open_any_engines(
     folder: Path, artifact_format: Format = Format.ONNX, precision: Precision = Precision.FP32, openvino: bool = False
 ) -> "tuple[AnyPreset, dict[str, Runner]]":
-    """The runners of an engines folder, in one format and precision; `openvino` runs ONNX files in place of ONNX
-    Runtime.
+    """Opens the runners of an engines folder, in one format and precision.
 
-    Raises UserError where a graph is missing or is not the file that the manifest describes, or where the runtime or
-    its hardware is missing.
+    Args:
+        folder: Written by `ovavss export`.
+        artifact_format: Which of its files.
+        precision: Which of these.
+        openvino: Run ONNX files in OpenVINO in place of ONNX Runtime.
+
+    Raises:
+        UserError: A graph is missing or is not the file that the manifest describes, or the runtime or its hardware is
+            missing.
     """
     manifest = read_manifest(folder)
     runners = {}

@@ -95,9 +95,14 @@ class RemotePipeline:
         self.client.close()
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> tuple[str, ...]:
-        """The server keeps the embeddings; here the names stand for them. Every clip of a stream is sent the same ones,
-        so that a label means the same in all its windows, whatever server answers. UserError where one is empty, too
-        long or there twice."""
+        """Checks the names, which stand for the embeddings that the server keeps.
+
+        Every clip of a stream is sent the same names, so that a label means the same in all its windows, whatever
+        server answers.
+
+        Raises:
+            UserError: A name is empty, too long or there twice.
+        """
         read_vocabulary(names_to_bytes(names))
         if progress is not None:
             progress(len(names))
@@ -125,8 +130,10 @@ class RemotePipeline:
                 future.cancel()
 
     def _retried(self, call: Callable[[float], Any]) -> Any:
-        """`call` with the seconds left, again while the server is away, until the deadline. A request changes nothing
-        on the server, so asking twice does no harm."""
+        """`call` with the seconds left, again while the server is away, until the deadline.
+
+        A request changes nothing on the server, so asking twice does no harm.
+        """
         end, wait = time.monotonic() + self.deadline, _FIRST_WAIT
         while True:
             left = end - time.monotonic()

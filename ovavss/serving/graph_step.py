@@ -25,8 +25,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def lower_priority(config: Mapping[str, Any]) -> None:
-    """On a CPU, lower the priority of this step's process below the localizer's: that step takes longest, so the others
-    must not take its core. They still get what it leaves."""
+    """On a CPU, lower the priority of this step's process below the localizer's.
+
+    That step takes longest, so the others must not take its core. They still get what it leaves.
+    """
     on_cpu = any(group["kind"] == "KIND_CPU" for group in config["instance_group"])
     if on_cpu and config["name"] != USSLM_GRAPH:
         os.nice(_LOWER_PRIORITY)

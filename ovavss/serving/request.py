@@ -21,8 +21,11 @@ MOST_NAMES, LONGEST_NAME = 2_000, 200  # characters
 
 
 class MaskFormat(StrEnum):
-    """How the masks of a response are packed, each as a row of uint8: `bits`, row by row from the top left, most
-    significant bit first; `rle`, COCO's compressed counts in ASCII, filled up with zeros."""
+    """How the masks of a response are packed, each as a row of uint8.
+
+    `bits`, row by row from the top left, most significant bit first; `rle`, COCO's compressed counts in ASCII, filled
+    up with zeros.
+    """
 
     BITS = "bits"
     RLE = "rle"
@@ -137,8 +140,12 @@ def read_vocabulary(text: np.ndarray) -> list[str]:
 
 
 def check_clip(frames: np.ndarray, waveform: np.ndarray, rate: int, snippets: int) -> None:
-    """Raises UserError where the frames are not uint8 [T, H, W, 3] or are too small or large, or where the waveform is
-    not float32 [S], is empty or longer than T seconds, or holds a sample that is not finite."""
+    """Checks the clip of a request.
+
+    Raises:
+        UserError: The frames are not uint8 [T, H, W, 3] or are too small or large; or the waveform is not float32 [S],
+            is empty or longer than T seconds, or holds a sample that is not finite.
+    """
     shape = frames.shape
     if frames.dtype != np.uint8 or len(shape) != 4 or (shape[0], shape[3]) != (snippets, 3):
         raise UserError(

@@ -13,7 +13,7 @@ from ovavss.models.open_avs.graphs import graph_specs
 from ovavss.models.open_avs.presets import CLASS_MAPS, DETECTOR, LISTENER, OPEN_AVS
 from ovavss.models.open_avs.translator import COCO_NAMES, TableTranslator, read_sounds
 from ovavss.pipeline.open_avs import OpenAvsPipeline
-from ovavss.pipeline.open_avs_steps import OpenAvsOptions
+from ovavss.pipeline.open_avs_options import OpenAvsOptions
 from ovavss.runtime.runner import Arrays, Runner
 
 SOUNDS = list(read_sounds())

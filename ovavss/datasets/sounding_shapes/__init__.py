@@ -1,0 +1,1 @@
+"""The synthetic world: drawn shapes with drawn sounds."""

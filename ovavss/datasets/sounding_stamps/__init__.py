@@ -1,0 +1,1 @@
+"""Real pictures with their own sounds on photo backgrounds."""

@@ -28,8 +28,11 @@ LOUDNESS = 0.1  # RMS of every sound
 
 @dataclass(frozen=True)
 class StampClass:
-    """A kind of thing: `size` is the longest side of its pictures in pixels, 0 if it is heard only; `audioset` is its
-    sound's class there; `accepted_names` begin with its own."""
+    """A kind of thing.
+
+    `size` is the longest side of its pictures in pixels, 0 if it is heard only; `audioset` is its sound's class there;
+    `accepted_names` begin with its own.
+    """
 
     name: str
     group: str

@@ -1,0 +1,1 @@
+"""OpenAVS: listener, translator, detector, masker."""

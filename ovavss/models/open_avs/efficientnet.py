@@ -20,8 +20,11 @@ _STAGES = (
 
 
 class EfficientNetLite0(nn.Module):
-    """forward: images float32 [B, 3, H, W], normalized -> logits float32 [B, 1000, H / 32, W / 32], whose mean over the
-    cells is the classifier's answer for the whole picture."""
+    """EfficientNet-Lite0 as a map of classes.
+
+    forward: images float32 [B, 3, H, W], normalized -> logits float32 [B, 1000, H / 32, W / 32], whose mean over the
+    cells is the classifier's answer for the whole picture.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,9 +9,12 @@ GRAPHS = (LISTENER, DETECTOR, CLASS_MAPS, MASK_IMAGE_ENCODER, PROMPT_DECODER)
 
 @dataclass(frozen=True)
 class OpenAvsPreset:
-    """The sizes of one combination of parts. `snippets`: seconds of a window. `class_map_sizes`: (height, width) of the
-    picture for the two class maps. `mask_side`: the longer side, in pixels,
-    of the part of the picture that the masker sees. `short_side`: of the frames that it is measured with."""
+    """The sizes of one combination of parts.
+
+    `snippets`: seconds of a window. `class_map_sizes`: (height, width) of the picture for the two class maps.
+    `mask_side`: the longer side, in pixels, of the part of the picture that the masker sees. `short_side`: of the
+    frames that it is measured with.
+    """
 
     name: str
     snippets: int = 5

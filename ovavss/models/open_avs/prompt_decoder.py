@@ -140,10 +140,12 @@ class _MaskDecoder(nn.Module):
 
 
 class PromptDecoder(nn.Module):
-    """forward: embedding float32 [B, 256, s, s] of a square; points float32 [B, P, 2], x and y as shares of its side;
-    labels float32 [B, P] (see above) -> mask_logits float32 [B, 4, 4s, 4s] of the square (the first for
-    unambiguous prompts, then whole, part and sub-part), iou float32 [B, 4], the network's estimate of each mask's
-    quality."""
+    """SAM's prompt encoder and mask decoder.
+
+    forward: embedding float32 [B, 256, s, s] of a square; points float32 [B, P, 2], x and y as shares of its side;
+    labels float32 [B, P] (see above) -> mask_logits float32 [B, 4, 4s, 4s] of the square (the first for unambiguous
+    prompts, then whole, part and sub-part), iou float32 [B, 4], the network's estimate of each mask's quality.
+    """
 
     def __init__(self) -> None:
         super().__init__()

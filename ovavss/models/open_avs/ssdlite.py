@@ -32,8 +32,11 @@ class _Head(nn.Module):
 
 
 class SSDLite(nn.Module):
-    """forward: images uint8 [B, H, W, 3] RGB of any size -> boxes float32 [B, 1917, 4] (x0, y0, x1, y1 as shares of
-    width and height), scores float32 [B, 1917, 90] in [0, 1]. No boxes are suppressed."""
+    """SSDLite on MobileNetV2, without suppression of boxes.
+
+    forward: images uint8 [B, H, W, 3] RGB of any size -> boxes float32 [B, 1917, 4] (x0, y0, x1, y1 as shares of width
+    and height), scores float32 [B, 1917, 90] in [0, 1].
+    """
 
     anchors: Tensor
 

@@ -57,8 +57,11 @@ class _Merging(nn.Module):
 
 
 def _bias_index(window: int) -> Tensor:
-    """Which learned bias each pair of positions of a window has: int64 [window^2, window^2]. Biases depend on the
-    absolute distances along both axes, in the order of their first appearance, which is row by row."""
+    """Which learned bias each pair of positions of a window has.
+
+    The result is int64 [window^2, window^2]. Biases depend on the absolute distances along both axes, in the order of
+    their first appearance, which is row by row.
+    """
     y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
     rows, columns = ((axis.flatten()[:, None] - axis.flatten()).abs() for axis in (y, x))
     return rows * window + columns
@@ -155,8 +158,11 @@ class ChannelNorm(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """forward: images float32 [B, 3, H, W], normalized, H and W multiples of 16 -> embedding float32
-    [B, 256, H / 16, W / 16]."""
+    """TinyViT-5M, the image encoder of MobileSAM.
+
+    forward: images float32 [B, 3, H, W], normalized, H and W multiples of 16 -> embedding float32
+    [B, 256, H / 16, W / 16].
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,8 +185,10 @@ class TinyViT(nn.Module):
 
 
 class MaskImageEncoder(nn.Module):
-    """The image encoder with its preparation: the picture's longer side is scaled to `side` pixels (SAM was trained
-    with 1024), and zeros right or below make it a square.
+    """The image encoder with its preparation.
+
+    The picture's longer side is scaled to `side` pixels (SAM was trained with 1024), and zeros right or below make it a
+    square.
 
     forward: frames uint8 [B, H, W, 3] RGB -> embedding float32 [B, 256, side / 16, side / 16].
     """

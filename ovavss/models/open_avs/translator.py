@@ -28,8 +28,11 @@ COCO_NAMES = tuple(None if name == "-" else name.replace("_", " ") for name in _
 
 @dataclass(frozen=True)
 class Noun:
-    """What can be seen: `coco` are columns of the detector's scores, `imagenet` channels of a class map, `parent` is a
-    more general noun or the empty string."""
+    """What can be seen.
+
+    `coco` are columns of the detector's scores, `imagenet` channels of a class map, `parent` is a more general noun or
+    the empty string.
+    """
 
     name: str
     parent: str
@@ -109,7 +112,7 @@ class TableTranslator:
 
     @cached_property
     def is_general(self) -> np.ndarray:
-        """bool [nouns]: whether there are more exact nouns below it."""
+        """Whether there are more exact nouns below each noun: bool [nouns]."""
         return np.array([bool(below) for below in self._below])
 
     def translate(self, scores: np.ndarray) -> np.ndarray:

@@ -31,8 +31,11 @@ def _fourier_basis() -> Tensor:
 
 
 class YamNet(nn.Module):
-    """forward: windows float32 [N, 15600], 16 kHz mono, full scale 1.0 -> scores float32 [N, 521] in [0, 1], which are
-    independent of each other."""
+    """YAMNet: log-mel spectrogram and MobileNetV1.
+
+    forward: windows float32 [N, 15600], 16 kHz mono, full scale 1.0 -> scores float32 [N, 521] in [0, 1], which are
+    independent of each other.
+    """
 
     basis: Tensor
     mel: Tensor

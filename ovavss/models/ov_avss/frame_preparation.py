@@ -31,8 +31,10 @@ def _most(a: int, b: int) -> int:
 def resized_size(
     height: int, width: int, short_side: int, long_side: int, limit: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """Size after the test-time resize: the short side becomes `short_side`, the long one at most `long_side`, and with
-    `limit` neither height nor width exceeds a fixed network size.
+    """Size after the test-time resize.
+
+    The short side becomes `short_side`, the long one at most `long_side`, and with `limit` neither height nor width
+    exceeds a fixed network size.
 
     Integer arithmetic without branches, so that it also holds for the symbolic sizes of an export.
     """

@@ -21,9 +21,12 @@ SquareAnchor = Literal["top_left", "center"]
 
 @dataclass
 class Regions:
-    """The valid (query, frame) pairs, frame by frame: frame and query int64 [n], tight boxes float32 [n, 4] as
-    (x0, y0, x1, y1) in pixels of the padded frame, ends exclusive; confidence float32 [n], the mean probability of the
-    mask's own pixels, and area float32 [n], how many these are."""
+    """The valid (query, frame) pairs, frame by frame.
+
+    `frame` and `query` int64 [n], tight boxes float32 [n, 4] as (x0, y0, x1, y1) in pixels of the padded frame, ends
+    exclusive; confidence float32 [n], the mean probability of the mask's own pixels, and area float32 [n], how many
+    these are.
+    """
 
     frame: Tensor
     query: Tensor
@@ -112,8 +115,10 @@ def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square_boxes(boxes: Tensor, anchor: SquareAnchor = "top_left") -> Tensor:
-    """Squares of the longer side, not clamped to the frame: at the box's top-left corner (published code) or centered
-    on it (paper)."""
+    """Squares of the longer side, not clamped to the frame.
+
+    At the box's top-left corner (published code) or centered on it (paper).
+    """
     start, end = boxes[:, :2], boxes[:, 2:]
     side = (end - start).amax(1, keepdim=True)
     if anchor == "center":

@@ -13,8 +13,11 @@ from ovavss.models.ov_avss.presets import AudioPrompt, MaskDecoderConfig
 
 @dataclass
 class Prediction:
-    """What the heads read from the queries: sound_logits [B, N, 2] (0 = sounding, 1 = not), mask_logits [B, N, T, h, w]
-    at stride 4, and the queries themselves [B, N, C] before the final norm."""
+    """What the heads read from the queries.
+
+    `sound_logits` [B, N, 2] (0 = sounding, 1 = not), `mask_logits` [B, N, T, h, w] at stride 4, and the `queries`
+    [B, N, C] before the final norm.
+    """
 
     sound_logits: Tensor
     mask_logits: Tensor

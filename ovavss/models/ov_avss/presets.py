@@ -112,8 +112,11 @@ class SwinConfig:
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Audio-visual early fusion. The published code fuses the raw audio token and keeps the normalized residual; with
-    `projected_audio=True` and `residual="plain"` it is the paper's form."""
+    """Audio-visual early fusion.
+
+    The published code fuses the raw audio token and keeps the normalized residual; with `projected_audio=True` and
+    `residual="plain"` it is the paper's form.
+    """
 
     kind: Fusion = Fusion.MULTI_LEVEL
     embed_dim: int = 1024

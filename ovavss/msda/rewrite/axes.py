@@ -107,6 +107,7 @@ def regrouped(digits: Axis, sizes: Sequence[Size]) -> tuple[Axis, ...]:
 
 
 def size_of(axis: Axis) -> Size:
+    """How long an axis is."""
     return product([digit.size for digit in axis])
 
 

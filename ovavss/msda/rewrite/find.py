@@ -226,8 +226,10 @@ class _Matcher:
         return self._best("grids", [sampler.input[1] for sampler in self.samplers], match, affine=True)
 
     def _level_entry(self, layout: Layout, points_axis: int, index: int) -> tuple[tuple[Axis, ...], Axis]:
-        """The axes of one level's part of a tensor of all levels, and the digit of the levels, of which it has
-        entry `index`."""
+        """The axes of one level's part of a tensor of all levels.
+
+        Also the digit of the levels, of which it has entry `index`.
+        """
         axes, chosen = tuple(map(joined, layout.axes)), layout.chosen
         points = axes[points_axis]
         if len(points) == 1 and isinstance(points[0].of, Part) and not chosen:

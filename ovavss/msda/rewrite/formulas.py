@@ -34,11 +34,12 @@ def is_at_least(size: Size, least: int) -> bool:
 
 
 def product(sizes: Sequence[Size]) -> Size:
+    """Multiplies sizes, which may be symbols."""
     return sympy.Mul(*sizes)
 
 
 def quotient(a: Size, b: Size) -> Size | None:
-    """a / b where that is a whole number whatever the free sizes are."""
+    """Divides a by b, where that is a whole number whatever the free sizes are."""
     if b == 0:
         return None
     if a.is_Integer and b.is_Integer:

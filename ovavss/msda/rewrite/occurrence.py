@@ -39,6 +39,7 @@ class Occurrence:
 
     @property
     def levels(self) -> int:
+        """How many feature maps are sampled."""
         return len(self.maps)
 
 

@@ -118,6 +118,7 @@ class Sizes:
             return nothing  # a rank or a value is not known, or the node is malformed
 
     def broadcast(self, shapes: list[Dims], name: str) -> Dims:
+        """The shape of an elementwise result, with new symbols called by `name` where sizes are open."""
         result = []
         for axis in range(-max(map(len, shapes)), 0):
             sizes = list(dict.fromkeys(s for shape in shapes if -axis <= len(shape) and (s := shape[axis]) != 1))

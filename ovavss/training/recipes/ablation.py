@@ -56,10 +56,10 @@ def run_ablations(
     done: Callable[[Row], object],
     recipe: TinyRecipe | None = None,
 ) -> list[Row]:
-    """Train (where a variant's network is not trained yet in the work folder) and score every variant on one held-out
-    world; `done` hears each row as it comes.
+    """Trains each variant, unless it is trained already in the work folder, and scores it on one held-out world.
 
     Each fusion is pretrained for two thirds of `iterations` steps, then each localizer trained for `iterations`.
+    `done` hears each row as it comes.
     """
     recipe = recipe or TinyRecipe()
     localizer = replace(recipe.localizer, iterations=iterations)

@@ -114,8 +114,11 @@ def many_crops(
     workers: int,
     runners: Mapping[str, Runner] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ... clips - 1, in several processes: by
-    rough masks, or by those of a trained localizer, with the runners of audio encoder and localizer."""
+    """Crops uint8 [n, 3, size, size] and categories int64 [n] of the clips 0 ...
+
+    clips - 1, in several processes: by rough masks, or by those of a trained localizer, with the runners of audio
+    encoder and localizer.
+    """
     if runners is None:
         cut: Callable[[range], Crops] = partial(rough_crops, seed, size=size)
     else:

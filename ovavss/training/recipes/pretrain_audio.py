@@ -66,8 +66,10 @@ def many_patches(seed: int, clips: int, workers: int) -> tuple[Tensor, Tensor]:
 
 
 class CellClassifier(nn.Module):
-    """VGGish's convolutions under one linear layer shared by the cells: patches [n, 96, 64] -> logits [n, 8, 6], one
-    for each pattern."""
+    """VGGish's convolutions under one linear layer shared by the cells.
+
+    Patches [n, 96, 64] -> logits [n, 8, 6], one for each pattern.
+    """
 
     def __init__(self, encoder: AudioEncoder) -> None:
         super().__init__()

@@ -33,8 +33,9 @@ SEEN = _seen()
 
 
 def loss_among_seen(logits: Tensor, label: Tensor, possible: Tensor) -> Tensor:
-    """Cross-entropy over the classes that training could have shown: logits [n, k, h, w], label [n, h, w], possible
-    bool [n, h, w, k].
+    """Cross-entropy over the classes that training could have shown.
+
+    Logits [n, k, h, w], label [n, h, w], possible bool [n, h, w, k].
 
     Without it a head learns that red is never a star, since no red star is in training, and says so of the first one
     that it meets: of novel objects 4 % of the pixels had the right form, of base ones 90 %.
@@ -101,8 +102,9 @@ _TURNS = _turns()
 
 
 def other_hues(images: Tensor) -> Tensor:
-    """Normalized images [n, 3, H, W], each with its hue turned and its saturation drawn from [0, 1]: colors that no
-    category has.
+    """Normalized images [n, 3, H, W], each with its hue turned and its saturation drawn from [0, 1].
+
+    Colors that no category has.
 
     They are turned to anywhere between the six: to a neighbor only, a hue would tell which forms to expect (no red is
     a star in training, so no orange would be).

@@ -58,9 +58,15 @@ class Comparison(nn.Module):
 
 @dataclass
 class Frames:
-    """images float32 [n, 3, 96, 96]; tokens float32 [n, 64]; instances int64 [n, 96, 96] (0 = nothing); and, for
-    instance 0 to 4, its category int64 [n, 5] (-1 = none) and float [n, 5, 3]: whether its color's register sounds,
-    its form's pattern does, it itself does."""
+    """Frames for the pretraining.
+
+    Attributes:
+        images: float32 [n, 3, 96, 96].
+        tokens: float32 [n, 64].
+        instances: int64 [n, 96, 96]; 0 is nothing.
+        categories: int64 [n, 5], of instance 0 to 4; -1 is none.
+        heard: float [n, 5, 3]: whether its color's register sounds, its form's pattern does, it itself does.
+    """
 
     images: Tensor
     tokens: Tensor
@@ -127,9 +133,12 @@ def _blurred_loss(outputs: list[Tensor], frames: Frames) -> Tensor:
 
 
 def _plain_loss(outputs: list[Tensor], frames: Frames) -> tuple[Tensor, dict[str, float]]:
-    """Of frames as they are: color, the two comparisons, what sounds. And on the pixels of objects: share of colors
-    and comparisons that are right; and, of those whose register sounds, how often it is said that they sound where they
-    do and where they do not."""
+    """Of frames as they are.
+
+    Color, the two comparisons, what sounds. And on the pixels of objects: share of colors and comparisons that are
+    right; and, of those whose register sounds, how often it is said that they sound where they do and where they do
+    not.
+    """
     color, _, heard, coarse, fine = outputs
     inside, colors, forms = _labels(frames)
     loss = loss_among_seen(color, colors, SEEN.T[forms])

@@ -31,8 +31,9 @@ class SoundBank:
         self.of_category = [np.flatnonzero(self.heard[:, c]) for c in range(len(CATEGORIES))]
 
     def against(self, categories: np.ndarray, snippets: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-        """Sounds chosen against the visible objects (categories int [m], -1 = none): in each second the sound of one of
-        them, or one in its register with another pattern, or, once in ten, any.
+        """Sounds chosen against the visible objects (categories int [m], -1 = none).
+
+        In each second the sound of one of them, or one in its register with another pattern, or, once in ten, any.
 
         Returns tokens float32 [T, 128] and which objects sound, bool [m, T].
         """
@@ -42,8 +43,10 @@ class SoundBank:
         return self.tokens[chosen], sounding
 
     def choose(self, category: int, rng: np.random.Generator) -> int:
-        """A sound against one object: its own, another pattern in its register, its pattern in another register, or
-        any."""
+        """A sound against one object.
+
+        Its own, another pattern in its register, its pattern in another register, or any.
+        """
         roll = rng.random()
         if roll < 0.1:
             return int(rng.integers(len(self.heard)))

@@ -85,8 +85,10 @@ class TinyTraining:
         return SoundBank(stored["tokens"], stored["heard"].numpy())
 
     def localizer_start(self, world: RenderedWorld, bank: SoundBank) -> tuple[USSLM, Comparison]:
-        """The localizer with backbone, fusion and pixel decoder pretrained on base combinations, the rest random, and
-        the pretraining's heads; the backbone's batch norm is trainable."""
+        """The localizer with pretrained backbone, fusion and pixel decoder, and the pretraining's heads.
+
+        They were pretrained on base combinations; the rest is random. The backbone's batch norm is trainable.
+        """
         recipe = self.recipe
         torch.manual_seed(recipe.seed)
         usslm = USSLM(self.preset)

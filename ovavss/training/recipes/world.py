@@ -138,6 +138,7 @@ class WorldClips:
         return len(self.world)
 
     def batch(self, indices: list[int], rng: np.random.Generator) -> Batch:
+        """The clips of these indices, each flipped or not by chance."""
         images, audio, targets = [], [], []
         for index in indices:
             frames, instances = np.array(self.world.frames[index]), np.array(self.world.instances[index])
