@@ -1,70 +1,122 @@
-"""All that only a GPU can show, in one call: builds, checks and measures; skips with one sentence elsewhere.
+"""The GPU day: all that only a card can show, in one call of under nine minutes, each figure held to its bound.
 
-    python bench/gpu.py --out runs/gpu
+    python bench/gpu.py --out runs/gpu --engines engines        # on a machine with an NVIDIA GPU
+    python bench/gpu.py --out runs/gpu --rehearse               # anywhere: the CPU stands in for the card
 
-Steps: the plugin libraries (`make plugins`); TensorRT engines of a preset with the plugin, verified against PyTorch as
-they are built, and again without it; TensorRT-RTX engines; the attention alone (`bench/msda.py`). Each step's output
-goes into a file of its own in the output folder; a failed step does not stop the next.
+The steps are in bench/gpu_steps.py. Each runs in a process of its own and within its own time, and leaves OUT/NAME.json
+as soon as it is done; a failed one does not stop the next. OUT/gpu.md holds all of them as tables. The exit status is 1
+where a step failed. `--engines` is the tiny preset's folder with ONNX graphs; without it, it is built first.
 """
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-PLUGIN = ROOT / "build" / "plugins" / "libovavss_msdeform_attn_trt.so"
-
-
-def steps(out: Path, preset: str) -> dict[str, list[str]]:
-    """Each step's name and command."""
-    build = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", preset]
-    cache = str(out / "timing.cache")
-    tensorrt = ["--formats", "tensorrt", "--precision", "fp32,fp16", "--timing-cache", cache]
-    return {
-        "plugins": ["make", "-C", str(ROOT), "plugins"],
-        "tensorrt with the plugin": [*build, *tensorrt, "--out", str(out / "plugin"), "--plugin", str(PLUGIN)],
-        "tensorrt, GridSample body": [*build, *tensorrt, "--out", str(out / "grid_sample")],
-        "tensorrt, gather body": [*build, *tensorrt, "--out", str(out / "gather"), "--attention-body", "gather"],
-        "tensorrt_rtx": [*build, "--formats", "tensorrt_rtx", "--precision", "fp32,fp16", "--out", str(out / "rtx")],
-        "attention alone": [sys.executable, str(ROOT / "bench" / "msda.py"), "--json", str(out / "msda.json")],
-    }
+from bench.measuring import ROOT, Cell, Table, header, text_of
+from bench.options import run
+from ovavss.errors import UserError
+from ovavss.files import write_bytes, write_json
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for engines and figures.")],
-    preset: Annotated[str, typer.Option(help="tiny, r50 or swin_b.")] = "tiny",
-    limit: Annotated[int, typer.Option(min=1, help="Seconds that a step may take.")] = 240,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")],
+    engines: Annotated[Path | None, typer.Option(help="Of preset tiny, ONNX. Default: built first.")] = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Run every step on the CPU.")] = False,
+    steps: Annotated[str | None, typer.Option(help="Only these, joined by commas.")] = None,
+    step: Annotated[str | None, typer.Option(hidden=True, help="Run one step in this process.")] = None,
 ) -> None:
-    """Run all steps and print which of them passed."""
-    if not torch.cuda.is_available():
-        print("skipped: no NVIDIA GPU that torch can use is here; run this script on a machine that has one")
-        return
+    """Run the steps and write their figures."""
+    from bench.gpu_steps import STEPS
+
+    if not rehearse and not torch.cuda.is_available():
+        raise UserError("there is no NVIDIA GPU that torch can use; pass --rehearse to run the steps on the CPU")
+    chosen = list(STEPS) if steps is None else [name.strip() for name in steps.split(",")]
+    for name in chosen:
+        if name not in STEPS:
+            raise UserError(f"--steps '{name}' is unknown; choose of {','.join(STEPS)}")
     out.mkdir(parents=True, exist_ok=True)
-    table = Table(title=torch.cuda.get_device_name())
-    for column in ("step", "result", "seconds", "output"):
-        table.add_column(column)
-    failed = False
-    for number, (name, command) in enumerate(steps(out, preset).items(), start=1):
-        log, start = out / f"{number}.log", time.monotonic()
-        with log.open("w") as file:
-            try:
-                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit).returncode
-            except subprocess.TimeoutExpired:
-                code = -1
-        failed |= code != 0
-        result = {0: "passed", -1: "took too long"}.get(code, f"failed ({code})")
-        table.add_row(name, result, f"{time.monotonic() - start:.0f}", str(log))
-    Console().print(table)
-    if failed:
+    if engines is None:
+        engines = out / "engines"
+        command = [sys.executable, str(ROOT / "export" / "build_engines.py"), "--preset", "tiny", "--out", str(engines)]
+        if subprocess.run(command).returncode:
+            raise UserError(f"the graphs of preset tiny could not be built in {engines}")
+    if step is not None:
+        run_step(step, engines, out, rehearse)
+        return
+    found = []
+    for name in chosen:
+        found.append(_in_its_process(name, engines, out, rehearse, STEPS[name][1]))
+        print(f"{name}: {found[-1]['result']} ({found[-1]['seconds']:.0f} s) {found[-1]['why']}", flush=True)
+    head = header() | {"rehearsal": rehearse}
+    write_json(out / "gpu.json", head | {"steps": found})
+    write_bytes(out / "gpu.md", page(head, found).encode())
+    print(f"wrote {out / 'gpu.json'} and {out / 'gpu.md'}")
+    if any(one["result"] in ("failed", "out of time") for one in found):
         raise typer.Exit(1)
 
 
+def _in_its_process(name: str, engines: Path, out: Path, rehearse: bool, limit: int) -> dict[str, Any]:
+    file, start = out / f"{name}.json", time.monotonic()
+    file.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(__file__).resolve()), "--step", name, "--engines", str(engines), "--out",
+               str(out), *(["--rehearse"] if rehearse else [])]  # fmt: skip
+    with (out / f"{name}.log").open("w") as log:
+        try:
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=limit)
+            why = f"the process ended without a result; see {log.name}"
+            result = "failed"
+        except subprocess.TimeoutExpired:
+            why, result = f"it took more than {limit} s", "out of time"
+    found: dict[str, Any] = {"step": name, "result": result, "why": why, "rows": []}
+    if file.is_file():
+        found = json.loads(file.read_text())
+    found["seconds"] = time.monotonic() - start
+    write_json(file, found)
+    return found
+
+
+def run_step(name: str, engines: Path, out: Path, rehearse: bool) -> None:
+    """Run one step here and write NAME.json: its rows, or why there are none."""
+    from bench.gpu_steps import STEPS, Missing, Place, Wrong
+
+    found: dict[str, Any] = {"step": name, "result": "passed", "why": "", "rows": []}
+    try:
+        found["rows"] = STEPS[name][0](Place(engines, out, "cpu" if rehearse else "cuda"))
+    except Missing as error:
+        found |= {"result": "skipped", "why": str(error)}
+    except (Wrong, UserError) as error:
+        found |= {"result": "failed", "why": str(error)}
+    write_json(out / f"{name}.json", found)
+
+
+def page(head: dict[str, Any], steps: Sequence[dict[str, Any]]) -> str:
+    """The figures as Markdown: one table of the steps, then one of each."""
+    machine = head["machine"]
+    where = f"{machine['cpu']} standing in for a card" if head["rehearsal"] else machine["gpu"]
+    title = f"# {'Rehearsal' if head['rehearsal'] else 'GPU day'}: {where}"
+    versions = ", ".join(f"{name} {version}" for name, version in head["versions"].items())
+    rows: list[list[Cell]] = [[s["step"], s["result"], float(s["seconds"]), s["why"]] for s in steps]
+    parts = [title, f"{versions}; commit {head['commit']}", _table(["step", "result", "seconds", "why"], rows)]
+    for one in steps:
+        if one["rows"]:
+            columns = list(dict.fromkeys(key for row in one["rows"] for key in row))
+            parts += [f"## {one['step']}", _table(columns, [[row.get(key) for key in columns] for row in one["rows"]])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    table = Table("", columns, rows)
+    line = "|" + "|".join("---" if table.is_text(index) else "---:" for index in range(len(columns))) + "|"
+    cells = ["| " + " | ".join(text_of(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(columns) + " |", line, *cells])
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -22,11 +22,11 @@ import typer
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from bench.measuring import ROOT, Cell, Table, header, interleaved_benchmark, machine, medians, ratio
+from bench.measuring import Cell, Table, header, interleaved_benchmark, machine, medians, ratio
 from bench.options import JsonOption, RoundsOption, run
 from ovavss.errors import UserError
 from ovavss.files import write_json
-from ovavss.msda.libraries import custom_op_library
+from ovavss.msda.libraries import custom_op_library, find_library
 from ovavss.msda.ms_deform_attn import grid_reference_points, ms_deform_attn
 from plugins.msdeform_attn.core import DTYPES, Sizes
 
@@ -47,13 +47,15 @@ class Inputs:
     weights: Tensor
 
     @classmethod
-    def random(cls, frames: int, height: int, width: int, spread: float) -> "Inputs":
+    def random(
+        cls, frames: int, height: int, width: int, spread: float, channels: int = CHANNELS, sampled: int = POINTS
+    ) -> "Inputs":
         """One query for each token of the three levels; offsets with a standard deviation of `spread` pixels."""
         shapes = [(height // stride, width // stride) for stride in (8, 16, 32)]
         tokens = sum(h * w for h, w in shapes)
         random = torch.Generator().manual_seed(0)
-        points = (frames, tokens, HEADS, len(shapes), POINTS)
-        value = torch.randn(frames, tokens, HEADS, CHANNELS, generator=random)
+        points = (frames, tokens, HEADS, len(shapes), sampled)
+        value = torch.randn(frames, tokens, HEADS, channels, generator=random)
         offsets = spread * torch.randn(*points, 2, generator=random)
         logits = torch.randn(points, generator=random)
         references = grid_reference_points(shapes, value)[:, :, :1].contiguous()
@@ -158,47 +160,56 @@ def sizes_of(inputs: Inputs, value_type: str = "float32", weight_type: str = "fl
     """The C interface's sizes."""
     batch, tokens, heads, channels = inputs.value.shape
     types = DTYPES[value_type], DTYPES[weight_type], 0
-    return Sizes(batch, tokens, heads, channels, len(inputs.shapes), tokens, POINTS, 1, 1, *types)
+    return Sizes(batch, tokens, heads, channels, len(inputs.shapes), tokens, inputs.weights.shape[-1], 1, 1, *types)
 
 
 def core_library() -> Path:
     """The library of the C interface; UserError where it is not built."""
-    folder = Path(os.environ.get("OVAVSS_PLUGIN_DIR") or ROOT / "build" / "plugins")
-    library = folder / "libovavss_msdeform_attn.so"
-    if not library.is_file():
-        raise UserError(f"{library} does not exist; build it with `make plugins`")
+    library = find_library("libovavss_msdeform_attn.so")
+    if library is None:
+        raise UserError("the attention kernel is not built; run `make plugins`, or pip install ovavss-msda")
     return library
+
+
+_FORMS = {
+    "plain": (["value", "level_shapes", "locations", "weights"], "OvavssMSDeformAttn"),
+    "fused": (["value", "level_shapes", "references", "offsets", "logits"], "OvavssMSDeformAttnFused"),
+}
+
+
+def _tensors(inputs: Inputs, form: str) -> list[Tensor]:
+    names = _FORMS[form][0]
+    return [inputs.level_shapes() if name == "level_shapes" else getattr(inputs, name) for name in names]
+
+
+def cpu_kernels(inputs: Inputs, threads: int, library: Path) -> dict[str, Candidate]:
+    """By name: each form of the kernel with one thread and with `threads`."""
+    loaded, found = ctypes.CDLL(str(library)), {}
+    for form, weights in (("plain", inputs.weights), ("fused", inputs.logits)):
+        exact = inputs.exact(form, inputs.value, weights, inputs.offsets)
+        function = getattr(loaded, f"ovavss_msda_{form}_cpu")
+        function.restype = ctypes.c_char_p
+        for count in sorted({1, threads}):
+            output = torch.empty_like(inputs.value.flatten(2))
+            call = kernel_run(function, sizes_of(inputs), _tensors(inputs, form), output, count)
+            found[f"kernel, {form}, {count} thread{'s' if count > 1 else ''}"] = Candidate(call, exact)
+    return found
 
 
 def cpu_candidates(inputs: Inputs, threads: int, library: Path, operator: Path | None) -> dict[str, Candidate]:
     """By name: eager PyTorch, ONNX Runtime's ways, the kernel with one thread and with `threads`."""
-    forms = {
-        "plain": (["value", "level_shapes", "locations", "weights"], "OvavssMSDeformAttn"),
-        "fused": (["value", "level_shapes", "references", "offsets", "logits"], "OvavssMSDeformAttnFused"),
-    }
-    exact = {
-        "plain": inputs.exact("plain", inputs.value, inputs.weights, inputs.offsets),
-        "fused": inputs.exact("fused", inputs.value, inputs.logits, inputs.offsets),
-    }
+    kernels = cpu_kernels(inputs, threads, library)
+    exact = {form: kernels[f"kernel, {form}, 1 thread"].exact for form in _FORMS}
     like, body = inputs.value.flatten(2), [inputs.value, inputs.locations, inputs.weights]
-    tensors = {
-        form: [inputs.level_shapes() if name == "level_shapes" else getattr(inputs, name) for name in names]
-        for form, (names, _) in forms.items()
-    }
     eager = partial(ms_deform_attn, inputs.value, inputs.shapes, *body[1:])
     grid_sample = session_run(grid_sample_model(inputs), body, like, threads, None)
     found = {EAGER: Candidate(eager, exact["plain"]), GRID_SAMPLE: Candidate(grid_sample, exact["plain"])}
-    loaded = ctypes.CDLL(str(library))
-    for form, (names, op) in forms.items():
+    for form, (names, op) in _FORMS.items():
         if operator:
-            session = session_run(operator_model(names, tensors[form], op), tensors[form], like, threads, operator)
+            tensors = _tensors(inputs, form)
+            session = session_run(operator_model(names, tensors, op), tensors, like, threads, operator)
             found[f"ONNX Runtime, our operator, {form}"] = Candidate(session, exact[form])
-        function = getattr(loaded, f"ovavss_msda_{form}_cpu")
-        function.restype = ctypes.c_char_p
-        for count in sorted({1, threads}):
-            call = kernel_run(function, sizes_of(inputs), tensors[form], torch.empty_like(like), count)
-            found[f"kernel, {form}, {count} thread{'s' if count > 1 else ''}"] = Candidate(call, exact[form])
-    return found
+    return found | kernels
 
 
 def cuda_candidates(inputs: Inputs, library: Path) -> dict[str, Candidate]:
