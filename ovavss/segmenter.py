@@ -11,7 +11,8 @@ from ovavss.models.ov_avss.presets import Preset
 from ovavss.models.systems import ALL_PRESETS, OPEN_AVS, AnyPreset, find_preset
 from ovavss.output.results import ClipResult
 from ovavss.output.tracks import Result
-from ovavss.pipeline.pipeline import Pipeline, check_names
+from ovavss.pipeline.names import check_names
+from ovavss.pipeline.pipeline import Pipeline
 from ovavss.pipeline.segment_video import AnyPipeline, to_clip_result
 from ovavss.pipeline.steps import Options
 from ovavss.runtime.engines import FORMAT_OF_RUNNER, Format, Precision, RunnerName

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ovavss.errors import UserError
 from ovavss.files import check_regular_file
+from ovavss.pipeline.names import check_names
 
 
 def parse_classes(classes: str) -> list[str]:
@@ -13,8 +14,6 @@ def parse_classes(classes: str) -> list[str]:
     Raises:
         UserError: The file cannot be read, there is no name, or one is empty or there twice.
     """
-    from ovavss.pipeline.pipeline import check_names
-
     if not classes.startswith("@"):
         return check_names(classes.split(",") if classes.strip() else [])
     path = Path(classes[1:])

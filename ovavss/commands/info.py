@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ovavss.commands.process import command
-from ovavss.models.systems import AnyPresetName
+from ovavss.models.systems import OPEN_AVS, AnyPresetName
 
 
 @command
@@ -17,6 +17,7 @@ def info(preset: Annotated[AnyPresetName, typer.Argument(help="Which model.")]) 
 
     from ovavss.models.parameters import count_parameters
     from ovavss.models.systems import find_preset, graph_specs
+    from ovavss.pipeline.open_avs import all_names
     from ovavss.runtime.runner import describe
 
     chosen = find_preset(preset)
@@ -34,3 +35,5 @@ def info(preset: Annotated[AnyPresetName, typer.Argument(help="Which model.")]) 
         console.print(f"localization (USSLM): {counts.localization} parameters", highlight=False)
     everything = "all, with VGGish and CLIP" if counts.localization is not None else "all"
     console.print(f"{everything}: {counts.total} parameters", highlight=False)
+    if preset == OPEN_AVS:
+        console.print(f"it knows the names {', '.join(all_names())}", highlight=False)

@@ -1,5 +1,6 @@
 """`ovavss segment`: a video in, masks and names out."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,8 +51,6 @@ def segment(
     from ovavss.media.video import FramePosition, ReadOptions, probe
     from ovavss.models.ov_avss.presets import PRESETS
     from ovavss.output.results import check_output_folder
-    from ovavss.pipeline.segment_video import segment_video
-    from ovavss.segmenter import load
 
     if url is not None:
         refuse_options(context, _LOCAL, "--url takes the model and the runtime of its server")
@@ -60,8 +59,12 @@ def segment(
     out = check_output_folder(out or Path(f"{video.name}.ovavss"))
     reading = ReadOptions(FramePosition(frame_position), "silence" if silent else "error", video_stream, audio_stream)
     probe(video, reading)
-    names = None if classes is None else parse_classes(classes)  # before the models, which take seconds to load
+    names = None if classes is None else parse_classes(classes)
+    from ovavss.pipeline.segment_video import segment_video  # takes seconds, so mistakes come first
+    from ovavss.segmenter import load
+
     if url is None:
+        print("loading the model", file=sys.stderr)
         segmenter = model.load(context, OPEN_AVS, seed)
     else:
         segmenter = load(url, options=model.pipeline_options(context, next(iter(PRESETS))), deadline=deadline)
@@ -73,5 +76,8 @@ def segment(
             **asdict(segmenter.options),
             "frame_position": frame_position,
         }
-        print(segment_video(video, out, segmenter.pipeline, names or segmenter.classes, reading, settings))
+        classes_used = names or segmenter.classes
+        counted, summary = segment_video(video, out, segmenter.pipeline, classes_used, reading, settings)
+        print(counted)
+        summary.print()
         print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")

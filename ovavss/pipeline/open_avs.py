@@ -1,12 +1,13 @@
 """OpenAVS over the windows of a video: the steps in order, and the choice of one noun a second."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ovavss.errors import UserError
+from ovavss.errors import UserError, warn
 from ovavss.models.open_avs.presets import (
     CLASS_MAPS,
     DETECTOR,
@@ -60,6 +61,9 @@ class OpenAvsPipeline:
         translator: Knows the listener's classes.
         options: Thresholds and switches.
         preset: The preset of the graphs.
+
+    Attributes:
+        step: Entered around each step with its name.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class OpenAvsPipeline:
     ) -> None:
         self.runners, self.translator, self.preset = dict(runners), translator, preset
         self.options = options or OpenAvsOptions()
+        self.step: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,6 +84,8 @@ class OpenAvsPipeline:
 
     def embed_names(self, names: Sequence[str], progress: Callable[[int], object] | None = None) -> Vocabulary:
         """Binds the user's names to nouns.
+
+        A warning says which of them are never answered.
 
         Raises:
             UserError: None of the names is known.
@@ -89,6 +96,13 @@ class OpenAvsPipeline:
                 f"none of the classes {', '.join(names)} is known to preset '{self.preset.name}'; choose from "
                 f"{', '.join(self.names)}"
             )
+        answered = set(label_of.values())
+        for name in (each for label, each in enumerate(names) if label not in answered):
+            if self.translator.match([name]):
+                warn(f"class '{name}' is another word for one before it, whose name is answered in its place")
+            else:
+                warn(f"preset '{self.preset.name}' does not know class '{name}', and never answers so; `ovavss info "
+                     f"{self.preset.name}` prints what it knows")  # fmt: skip
         if progress is not None:
             progress(len(names))
         return Vocabulary(tuple(names), label_of)
@@ -102,7 +116,8 @@ class OpenAvsPipeline:
             vocabulary: Only its nouns are looked for.
         """
         options = self.options
-        sounds = listen(self.runners[LISTENER], waveform)
+        with self.step(LISTENER):
+            sounds = listen(self.runners[LISTENER], waveform)
         heard = translate(self.translator, sounds, options)
         others = [k for k in range(heard.shape[1]) if k not in vocabulary.label_of]
         heard[:, others] = 0
@@ -113,8 +128,10 @@ class OpenAvsPipeline:
         wanted = np.flatnonzero(heard >= self.options.min_heard)
         if not len(wanted):
             return {}
-        boxes = detect(self.runners[DETECTOR], frame, self.options.tiles)
-        maps = map_classes(self.runners[CLASS_MAPS], frame)
+        with self.step(DETECTOR):
+            boxes = detect(self.runners[DETECTOR], frame, self.options.tiles)
+        with self.step(CLASS_MAPS):
+            maps = map_classes(self.runners[CLASS_MAPS], frame)
         size = (frame.shape[0], frame.shape[1])
         found = {int(k): find(self.translator.nouns[k], boxes, maps, size, self.options) for k in wanted}
         return {k: each for k, each in found.items() if each is not None and each.score >= self.options.min_seen}
@@ -155,7 +172,8 @@ class OpenAvsPipeline:
             if choice is None:
                 continue
             encoder, decoder = self.runners[MASK_IMAGE_ENCODER], self.runners[PROMPT_DECODER]
-            found = outline(encoder, decoder, frames[second], choice.prompt, self.options.zoom)
+            with self.step(MASK_IMAGE_ENCODER):
+                found = outline(encoder, decoder, frames[second], choice.prompt, self.options.zoom)
             label = vocabulary.label_of[choice.noun]
             masks.setdefault(label, np.zeros(shape, bool))[second] = found
             scores.setdefault(label, []).append(choice.score)

@@ -3,7 +3,6 @@
 The pipeline does not know which runtime it drives: it gets one runner for each graph.
 """
 
-import html
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,8 +42,6 @@ STEPS = (AUDIO_ENCODER, USSLM_GRAPH, FIND_REGIONS, CROP_REGIONS, CLIP_IMAGE_ENCO
 Clip = tuple[np.ndarray, np.ndarray]
 """frames uint8 [T, H, W, 3] RGB, waveform float32 [T * 16000]."""
 
-LARGEST_VOCABULARY = 65_534  # label maps have 16 bits, and 0 is the background
-
 
 @dataclass
 class Segmentation:
@@ -59,32 +56,6 @@ class Segmentation:
     label_map: Tensor
     crops: int
     sound_map: Tensor | None = None
-
-
-def _as_clip_reads(name: str) -> str:
-    """The name after the cleaning of CLIP's tokenizer: entities resolved, blanks joined, lower case."""
-    return " ".join(html.unescape(html.unescape(name)).split()).lower()
-
-
-def check_names(names: Sequence[str]) -> list[str]:
-    """Class names without surrounding blanks; UserError where the list is empty, or a name is empty or there twice."""
-    stripped = [name.strip() for name in names]
-    if not stripped:
-        raise UserError("the list of classes is empty; pass --classes 'man,piano,...'")
-    seen: dict[str, str] = {}
-    for index, name in enumerate(stripped):
-        if not name:
-            raise UserError(
-                f"class name {index + 1} of {len(stripped)} is empty; remove the extra comma or give it a name"
-            )
-        if name in stripped[:index]:
-            raise UserError(f"class name '{name}' is there twice; remove one")
-        other = seen.setdefault(_as_clip_reads(name), name)
-        if other != name:
-            raise UserError(f"class names '{other}' and '{name}' are the same to CLIP, which ignores case; remove one")
-    if len(stripped) > LARGEST_VOCABULARY:
-        raise UserError(f"{len(stripped)} class names are too many; give at most {LARGEST_VOCABULARY}")
-    return stripped
 
 
 def check_tokens(names: Sequence[str], tokens: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,8 +10,19 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ovavss.media.video import ReadOptions, Window, probe, read_windows
+from ovavss.models.open_avs.presets import CLASS_MAPS, DETECTOR, LISTENER, MASK_IMAGE_ENCODER
+from ovavss.models.ov_avss.presets import AUDIO_ENCODER, CLIP_IMAGE_ENCODER, USSLM_GRAPH
 from ovavss.output.results import ClipResult, Detection, ResultWriter
-from ovavss.pipeline.pipeline import Clip, Segmentation
+from ovavss.output.summary import Summary
+from ovavss.pipeline.pipeline import CLASSIFY, CROP_REGIONS, FIND_REGIONS, Clip, Segmentation
+
+# What a person reads while a step runs.
+_STEP_WORDS = {
+    AUDIO_ENCODER: "listening", USSLM_GRAPH: "localizing", FIND_REGIONS: "localizing", CROP_REGIONS: "cropping",
+    CLIP_IMAGE_ENCODER: "naming", CLASSIFY: "naming",
+    LISTENER: "listening", DETECTOR: "finding", CLASS_MAPS: "finding", MASK_IMAGE_ENCODER: "outlining",
+}  # fmt: skip
+_LONGEST_WORD = max(map(len, _STEP_WORDS.values()))
 
 
 class AnyPreset(Protocol):
@@ -26,7 +38,13 @@ class AnyPreset(Protocol):
 
 
 class AnyPipeline(Protocol):
-    """The pipeline of either system, or one on a server; `vocabulary` is whatever its `embed_names` returns."""
+    """The pipeline of either system, or one on a server; `vocabulary` is whatever its `embed_names` returns.
+
+    Attributes:
+        step: Entered around each step with its name, where the steps run in this process.
+    """
+
+    step: Callable[[str], AbstractContextManager[object]]
 
     @property
     def preset(self) -> AnyPreset:
@@ -50,8 +68,25 @@ def segment_video(
     names: Sequence[str],
     reading: ReadOptions,
     settings: Mapping[str, object],
-) -> str:
-    """Write the result folder with progress; returns one sentence that sums it up. Memory does not grow with length."""
+) -> tuple[str, Summary]:
+    """Writes the result folder and shows which step is at work.
+
+    Memory does not grow with the video's length.
+
+    Args:
+        video: The file.
+        out: The folder.
+        pipeline: Runs the windows.
+        names: The classes.
+        reading: How the video is read.
+        settings: What the result says that it was made with.
+
+    Returns:
+        One sentence that counts, and when each name was found.
+
+    Raises:
+        UserError: The video cannot be read, the folder cannot be written, or names cannot be told apart.
+    """
     snippets = pipeline.preset.snippets
     info = probe(video, reading)
     settings = {**settings, "video_stream": info.video_stream, "audio_stream": info.audio_stream}
@@ -61,7 +96,8 @@ def segment_video(
     with Progress(*columns) as progress, ResultWriter(out, video, names, size, settings) as writer:
         task = progress.add_task("reading names", total=len(names))
         vocabulary = pipeline.embed_names(names, lambda done: progress.update(task, completed=done))
-        segmenting = progress.add_task("segmenting", total=-(-info.seconds // snippets))
+        segmenting = progress.add_task("reading".ljust(_LONGEST_WORD), total=-(-info.seconds // snippets))
+        summary = Summary(names)
         waiting: deque[Window] = deque()
 
         def clips() -> Iterator[Clip]:
@@ -69,13 +105,21 @@ def segment_video(
                 waiting.append(window)
                 yield window.frames, window.waveform
 
+        def show(step: str) -> AbstractContextManager[object]:
+            progress.update(segmenting, description=_STEP_WORDS[step].ljust(_LONGEST_WORD))
+            return nullcontext()
+
+        pipeline.step = show
         for segmentation in pipeline.stream(clips(), vocabulary):
             window = waiting.popleft()
-            writer.add(to_clip_result(segmentation, window, names), window.frames, window.waveform)
+            result = to_clip_result(segmentation, window, names)
+            writer.add(result, window.frames, window.waveform)
+            summary.add(result)
             windows, seconds, crops = windows + 1, seconds + window.snippets, crops + segmentation.crops
             found += len(segmentation.label_map.unique()) - bool((segmentation.label_map == 0).any())
             progress.advance(segmenting)
-    return f"{seconds} seconds in {windows} windows: {crops} crops classified, {found} names in the label maps"
+    counted = f"{seconds} seconds in {windows} windows: {crops} crops classified, {found} names in the label maps"
+    return counted, summary
 
 
 def to_clip_result(segmentation: Segmentation, window: Window, names: Sequence[str]) -> ClipResult:

@@ -6,6 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
@@ -57,6 +58,7 @@ class RemotePipeline:
     ) -> None:
         self.url, self.deadline, self.masks, self.in_flight = url, deadline, masks, in_flight
         self.options = options or Options()
+        self.step: Callable[[str], AbstractContextManager[object]] = nullcontext  # the steps run elsewhere
         self.parameters = write_parameters(self.options, masks)
         address, local = parse_url(url)
         # Default keep-alive of a channel notices a dead server late; a refused connection is told at once.

@@ -12,7 +12,7 @@ import soxr
 from ovavss.errors import UserError
 from ovavss.models.ov_avss.audio_encoder import SAMPLE_RATE
 from ovavss.models.ov_avss.presets import Crop, Proposals
-from ovavss.pipeline.pipeline import check_names
+from ovavss.pipeline.names import check_names
 from ovavss.pipeline.steps import Options
 
 SMALLEST_SIDE, LARGEST_SIDE, LARGEST_AREA = 16, 4096, 4096 * 2304  # pixels of a frame
