@@ -1,6 +1,6 @@
 # make demo      a real video with sound through OpenAVS, a rendered one through exported ONNX graphs, into demo/
 #                (VIDEO=, CLASSES= for a video of your own; PRESET=, WEIGHTS= for exported graphs of another model; OUT=)
-# make test      the tests that need no GPU and less than about a minute each
+# make test      the tests that need no GPU and less than about twenty seconds each
 # make test-all  all of them, a real Triton server and the slow ones included
 # make plugins   the fast attention operator for ONNX Runtime, OpenVINO and TensorRT, as far as it can be built here
 # make lint      style, types and the layers of the package

@@ -108,6 +108,7 @@ def test_other_graphs_at_any_batch(tiny_engines: Path, tiny: dict[str, Runner], 
     compare(tiny[name].spec, tiny[name], runners[name], example_inputs(name, PRESETS["tiny"], (96, 96), batch))
 
 
+@pytest.mark.slow
 def test_fixed_size(tmp_path: Path) -> None:
     models, size = build_models(PRESETS["tiny"]), (64, 96)
     spec, module = graph_specs(models.preset, size)["usslm"], graph_modules(models, size)["usslm"]

@@ -64,6 +64,7 @@ def test_a_second_run_does_nothing(tiny_engines: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tiny_engines.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_changed_weight_rebuilds_its_graph_alone(copy: Path, tmp_path: Path) -> None:
     shipped = shipped_weights("tiny")
     assert shipped is not None
@@ -91,6 +92,7 @@ def test_a_lost_artifact_is_built_again_and_leftovers_go(copy: Path) -> None:
     open_engines(copy)
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_broken(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen([*COMMAND, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -110,6 +112,7 @@ def test_a_killed_build_leaves_nothing_broken(tmp_path: Path) -> None:
         open_engines(out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
 def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "small"
@@ -201,6 +204,7 @@ class TestTensorRTRTX:
             assert plan.stat().st_size > 100_000
         assert len(list(tmp_path.iterdir())) == 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("body", list(FallbackBody))
     @pytest.mark.parametrize("precision", FLOATS)
     def test_localizer_through_both_bodies(

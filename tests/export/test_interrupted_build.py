@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ovavss.runtime.engines import read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,7 @@ def build_until(interrupted: str, out: Path) -> None:
     assert done.stderr.strip().splitlines()[-1] == "ended by SIGTERM: no unfinished file is left"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_build_and_the_next_run_goes_on(tmp_path: Path) -> None:
     first, second = tmp_path / "audio_encoder.onnx", tmp_path / "audio_encoder.fp16.onnx"
     build_until(second.name, tmp_path)

@@ -155,6 +155,7 @@ def test_near_pytorch_on_what_it_never_saw(engines: Path, eager: dict[str, Runne
     assert read_manifest(engines).graphs[CLIP_IMAGE_ENCODER][f"onnx-{precision}"].difference[COSINE_MEAN] < 2e-3
 
 
+@pytest.mark.slow
 def test_built_again_where_the_calibration_is_another(engines: Path, crops: np.ndarray, tmp_path: Path) -> None:
     out = Path(shutil.copytree(engines, tmp_path / "engines"))
     assert "is up to date: nothing to build" in build(out, "--precision", "fp16,int8,fp8")
@@ -236,6 +237,7 @@ def test_what_cannot_be_calibrated_on(tiny_engines: Path, crops: np.ndarray, tmp
     assert not (tmp_path / "r50").exists() and not list(out.glob("*int8*"))
 
 
+@pytest.mark.slow
 def test_a_missing_or_failing_quantizer(tiny_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Path(shutil.copytree(tiny_engines, tmp_path / "engines"))
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)

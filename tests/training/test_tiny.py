@@ -71,6 +71,7 @@ def test_stages_end_in_weights_that_load(work: Path, tmp_path: Path) -> None:
         assert torch.equal(tensor, usslm.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_ablations_train_and_score_every_switch(work: Path) -> None:
     heard: list[Row] = []
     rows = run_ablations(TINY, work, 1, 1000, 1, heard.append, RECIPE)

@@ -16,7 +16,7 @@ from ovavss.models.ov_avss.usslm import USSLM
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("preset", ["r50", "swin_b"])
+@pytest.mark.parametrize("preset", ["r50", pytest.param("swin_b", marks=pytest.mark.slow)])
 def test_features(preset: str) -> None:
     file = golden_set.load(f"02_backbone_{golden_model.BACKBONE[preset]}")
     height, _ = golden_set.SET["frames"]["image"]

@@ -15,7 +15,7 @@ from ovavss.models.ov_avss.mask_decoder import Prediction
 from ovavss.models.ov_avss.presets import PRESETS, Fusion
 from ovavss.models.ov_avss.usslm import USSLM
 
-PRESET_NAMES = ["r50", "swin_b"]
+PRESET_NAMES = ["r50", pytest.param("swin_b", marks=pytest.mark.slow)]
 
 
 def images() -> torch.Tensor:
