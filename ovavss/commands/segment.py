@@ -33,6 +33,10 @@ def segment(
         ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="'man,piano,...', or @FILE with one name a line.")] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(help="Further files: coco, youtube_vis, vtt; joined by commas, or given several times."),
+    ] = None,
     seed: SeedOption = 0,
     frame_position: Annotated[
         Literal["start", "middle", "end"], typer.Option(help="Which frame of a second stands for it.")
@@ -51,11 +55,13 @@ def segment(
     from ovavss.media.video import FramePosition, ReadOptions, probe
     from ovavss.models.ov_avss.presets import PRESETS
     from ovavss.output.results import check_output_folder
+    from ovavss.output.writers import WRITERS, check_formats
 
     if url is not None:
         refuse_options(context, _LOCAL, "--url takes the model and the runtime of its server")
     else:
         refuse_options(context, ["deadline"], "without --url nothing has a deadline")
+    formats = check_formats(write or [])
     out = check_output_folder(out or Path(f"{video.name}.ovavss"))
     reading = ReadOptions(FramePosition(frame_position), "silence" if silent else "error", video_stream, audio_stream)
     probe(video, reading)
@@ -77,7 +83,8 @@ def segment(
             "frame_position": frame_position,
         }
         classes_used = names or segmenter.classes
-        counted, summary = segment_video(video, out, segmenter.pipeline, classes_used, reading, settings)
+        counted, summary = segment_video(video, out, segmenter.pipeline, classes_used, reading, settings, formats)
         print(counted)
         summary.print()
-        print(f"wrote {out}: result.json, label_maps/, overlay.mp4, overlay.png")
+        files = ["result.json", "label_maps/", "overlay.mp4", "overlay.png", *(WRITERS[name][0] for name in formats)]
+        print(f"wrote {out}: {', '.join(files)}")

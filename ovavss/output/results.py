@@ -43,9 +43,10 @@ from ovavss.datasets.palette import voc_palette
 from ovavss.errors import UserError
 from ovavss.files import partial_path, remove_leftovers
 from ovavss.output.overlay import SAMPLE_RATE, ContactSheet, OverlayVideo, Shown
+from ovavss.output.writers import WRITERS, check_formats, write_formats
 
 FORMAT, VERSION = "ovavss-result", 1
-OUTPUT_NAMES = ("result.json", "label_maps", "overlay.mp4", "overlay.png")
+OUTPUT_NAMES = ("result.json", "label_maps", "overlay.mp4", "overlay.png", *(file for file, _ in WRITERS.values()))
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,23 @@ class ResultWriter:
         class_names: all names, by class index.
         size: (H, W) of the video's frames.
         settings: whatever produced the result, as JSON can hold it (paths become strings).
+        formats: Further files, of `ovavss.output.writers.WRITERS`.
 
     Raises:
         UserError: as `check_output_folder`; also from `add` and at the end, when the disk is full and the like.
     """
 
     def __init__(
-        self, out: Path, video: Path, class_names: Sequence[str], size: tuple[int, int], settings: Mapping[str, Any]
+        self,
+        out: Path,
+        video: Path,
+        class_names: Sequence[str],
+        size: tuple[int, int],
+        settings: Mapping[str, Any],
+        formats: Sequence[str] = (),
     ) -> None:
         self._out = Path(out)
+        self._formats = check_formats(formats)
         self._target = check_output_folder(self._out)
         self._partial = partial_path(self._target)
         self._names, self._size = list(class_names), (int(size[0]), int(size[1]))
@@ -264,6 +273,7 @@ class ResultWriter:
         self._json.write("\n]}\n")
         self._json.close()
         self._json = None
+        write_formats(self._partial, self._formats)
         if self._video is not None:
             self._video.close()
             self._sheet.save(self._partial / "overlay.png")

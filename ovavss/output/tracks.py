@@ -1,5 +1,6 @@
 """What was found in a whole video: tracks, label maps, and the folder that the command writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -7,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ovavss.media.video import ReadOptions, probe, read_windows
+from ovavss.output.annotations import LINKING_IOU
 from ovavss.output.results import ClipResult, Detection, ResultWriter, check_output_folder
-
-LINKING_IOU = 0.1
-"""Masks of one name on either side of a window's border that overlap this much are one object."""
+from ovavss.output.writers import check_formats
 
 
 @dataclass(frozen=True)
@@ -87,18 +87,20 @@ class Result:
         maps = [window.label_map[: window.snippets] for window in self.windows]
         return np.concatenate(maps) if maps else np.zeros((0, *self.size), np.uint8)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, formats: Sequence[str] = ()) -> Path:
         """Writes what `ovavss segment` writes: result.json, label maps, overlay video and picture.
 
         Args:
             folder: Made, or replaced if it holds an earlier result.
+            formats: Further files: "coco", "youtube_vis", "vtt".
 
         Returns:
             The folder.
 
         Raises:
-            UserError: The folder cannot be written, holds something else, or the video is gone.
+            UserError: The folder cannot be written, holds something else, the video is gone, or a format is unknown.
         """
+        formats = check_formats(formats)
         out = check_output_folder(Path(folder))
         info = probe(self.video, self.reading)
         settings = {
@@ -109,7 +111,7 @@ class Result:
         }
         snippets = len(self.windows[0].timestamps) if self.windows else 5
         frames = read_windows(self.video, snippets, self.reading)
-        with ResultWriter(out, self.video, self.classes, self.size, settings) as writer:
+        with ResultWriter(out, self.video, self.classes, self.size, settings, formats) as writer:
             for found, window in zip(self.windows, frames):
                 writer.add(found, window.frames, window.waveform)
         return out

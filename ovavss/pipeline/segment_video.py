@@ -68,6 +68,7 @@ def segment_video(
     names: Sequence[str],
     reading: ReadOptions,
     settings: Mapping[str, object],
+    formats: Sequence[str] = (),
 ) -> tuple[str, Summary]:
     """Writes the result folder and shows which step is at work.
 
@@ -80,6 +81,7 @@ def segment_video(
         names: The classes.
         reading: How the video is read.
         settings: What the result says that it was made with.
+        formats: Further files, of `ovavss.output.writers.WRITERS`.
 
     Returns:
         One sentence that counts, and when each name was found.
@@ -93,7 +95,7 @@ def segment_video(
     windows = seconds = crops = found = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     size = (info.height, info.width)
-    with Progress(*columns) as progress, ResultWriter(out, video, names, size, settings) as writer:
+    with Progress(*columns) as progress, ResultWriter(out, video, names, size, settings, formats) as writer:
         task = progress.add_task("reading names", total=len(names))
         vocabulary = pipeline.embed_names(names, lambda done: progress.update(task, completed=done))
         segmenting = progress.add_task("reading".ljust(_LONGEST_WORD), total=-(-info.seconds // snippets))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -184,7 +185,8 @@ def test_report(tiny_engines: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list((tmp_path / "report" / "pictures").iterdir())) >= 7
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page  # nothing is fetched
+    text = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)  # whose letters may spell anything
+    assert "http" not in text.replace("http-equiv", "") and "<script" not in text  # nothing is fetched
     assert "samples_per_second" in page and "61.2" in page
     assert "mIoU parity" in (tmp_path / "report" / "report.md").read_text()
     same = run("compare", tmp_path / "report", tmp_path / "report")
