@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovavss.errors import UserError
+from ovavss.errors import DataWarning, UserError
 from ovavss.models.open_avs.graphs import graph_specs
 from ovavss.models.open_avs.presets import CLASS_MAPS, OPEN_AVS
 from ovavss.models.open_avs.translator import COCO_NAMES, TableTranslator, read_sounds
@@ -199,6 +199,13 @@ def test_pipeline_answers_only_the_users_names(runners: dict[str, Runner]) -> No
     assert not len(pipeline.segment(frames, waveform, pipeline.embed_names(["car"])).ranking.label)
     with pytest.raises(UserError, match="none of the classes nothing is known"):
         pipeline.embed_names(["nothing"])
+    with pytest.warns(DataWarning) as said:
+        known = pipeline.embed_names(["dog", "ufo", "puppy"])
+    assert set(known.label_of.values()) == {0}
+    assert [str(each.message).split(", ")[0] for each in said] == [
+        "preset 'open_avs' does not know class 'ufo'",
+        "class 'puppy' is another word for one before it",
+    ]
 
 
 def test_share_of_masks_in_their_box() -> None:
