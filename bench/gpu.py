@@ -4,8 +4,9 @@
     python bench/gpu.py --out runs/gpu --rehearse               # anywhere: the CPU stands in for the card
 
 The steps are in bench/gpu_steps.py. Each runs in a process of its own and within its own time, and leaves OUT/NAME.json
-as soon as it is done; a failed one does not stop the next. OUT/gpu.md holds all of them as tables. The exit status is 1
-where a step failed. `--engines` is the tiny preset's folder with ONNX graphs; without it, it is built first.
+as soon as it is done; a failed one does not stop the next. OUT/gpu.json and OUT/gpu.md hold all that are
+done. The exit status is 1 where a step failed. `--engines` is the tiny preset's folder with ONNX graphs; without it,
+it is built first.
 """
 
 import json
@@ -30,11 +31,13 @@ def main(
     engines: Annotated[Path | None, typer.Option(help="Of preset tiny, ONNX. Default: built first.")] = None,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Run every step on the CPU.")] = False,
     steps: Annotated[str | None, typer.Option(help="Only these, joined by commas.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="No step goes on longer than this from the start.")] = 9,
     step: Annotated[str | None, typer.Option(hidden=True, help="Run one step in this process.")] = None,
 ) -> None:
     """Run the steps and write their figures."""
     from bench.gpu_steps import STEPS
 
+    start = time.monotonic()
     if not rehearse and not torch.cuda.is_available():
         raise UserError("there is no NVIDIA GPU that torch can use; pass --rehearse to run the steps on the CPU")
     chosen = list(STEPS) if steps is None else [name.strip() for name in steps.split(",")]
@@ -50,13 +53,13 @@ def main(
     if step is not None:
         run_step(step, engines, out, rehearse)
         return
-    found = []
+    found, head, end = [], header() | {"rehearsal": rehearse}, start + 60 * minutes
     for name in chosen:
-        found.append(_in_its_process(name, engines, out, rehearse, STEPS[name][1]))
+        limit = min(STEPS[name][1], round(end - time.monotonic()))
+        found.append(_in_its_process(name, engines, out, rehearse, limit))
         print(f"{name}: {found[-1]['result']} ({found[-1]['seconds']:.0f} s) {found[-1]['why']}", flush=True)
-    head = header() | {"rehearsal": rehearse}
-    write_json(out / "gpu.json", head | {"steps": found})
-    write_bytes(out / "gpu.md", page(head, found).encode())
+        write_json(out / "gpu.json", head | {"steps": found})
+        write_bytes(out / "gpu.md", page(head, found).encode())
     print(f"wrote {out / 'gpu.json'} and {out / 'gpu.md'}")
     if any(one["result"] in ("failed", "out of time") for one in found):
         raise typer.Exit(1)
@@ -69,7 +72,7 @@ def _in_its_process(name: str, engines: Path, out: Path, rehearse: bool, limit: 
                str(out), *(["--rehearse"] if rehearse else [])]  # fmt: skip
     with (out / f"{name}.log").open("w") as log:
         try:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=limit)
+            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=max(limit, 0))
             why = f"the process ended without a result; see {log.name}"
             result = "failed"
         except subprocess.TimeoutExpired:
@@ -84,15 +87,20 @@ def _in_its_process(name: str, engines: Path, out: Path, rehearse: bool, limit: 
 
 def run_step(name: str, engines: Path, out: Path, rehearse: bool) -> None:
     """Run one step here and write NAME.json: its rows, or why there are none."""
-    from bench.gpu_steps import STEPS, Missing, Place, Wrong
+    from bench.gpu_steps import STEPS, Missing, Place
 
     found: dict[str, Any] = {"step": name, "result": "passed", "why": "", "rows": []}
+    place = Place(engines, out, "cpu" if rehearse else "cuda")
     try:
-        found["rows"] = STEPS[name][0](Place(engines, out, "cpu" if rehearse else "cuda"))
+        found["rows"] = STEPS[name][0](place)
     except Missing as error:
         found |= {"result": "skipped", "why": str(error)}
-    except (Wrong, UserError) as error:
-        found |= {"result": "failed", "why": str(error)}
+    except UserError as error:
+        place.wrong.append(str(error))
+    if found["result"] == "passed" and not found["rows"]:
+        place.wrong.append("it measured nothing")
+    if place.wrong:
+        found |= {"result": "failed", "why": "; ".join(place.wrong)}
     write_json(out / f"{name}.json", found)
 
 

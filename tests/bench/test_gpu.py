@@ -1,6 +1,7 @@
 """The GPU day rehearsed on the CPU, what it says of a failed step, and the pieces that are carried to a card."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bench import gpu, gpu_steps
-from bench.gpu_steps import STEPS, Candidate, Inputs, Place, Wrong
+from bench.gpu_steps import STEPS, Candidate, Inputs, Place
 from bench.pack_gpu import write_pieces
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,8 @@ def test_rehearsal(tiny_engines: Path, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert [step["step"] for step in found["steps"]] == list(STEPS)
     results = {step["step"]: step["result"] for step in found["steps"]}
-    assert results.pop("tensorrt") == "skipped" and results.pop("tensorrt_rtx") in ("passed", "skipped")
+    assert results.pop("tensorrt") == results.pop("compiled_clip") == "skipped"
+    assert results.pop("tensorrt_rtx") in ("passed", "skipped")
     assert results.pop("triton") in ("passed", "skipped") and set(results.values()) == {"passed"}
     page = (tmp_path / "gpu.md").read_text()
     assert page.startswith("# Rehearsal: ") and "| kernels | passed |" in page and "## whole_clip" in page
@@ -37,8 +39,10 @@ def test_a_wrong_kernel_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         return {"kernel, plain, float16": Candidate(lambda: exact.float() * 1.01, exact)}
 
     monkeypatch.setattr(gpu_steps, "_attention", attention)
-    with pytest.raises(Wrong, match=r"kernel, plain, float16, D32 P4: error \S+ is over 4.88e-04"):
-        gpu_steps.kernels(Place(tmp_path, tmp_path, "cpu"))
+    gpu.run_step("kernels", tmp_path, tmp_path, rehearse=True)
+    found = json.loads((tmp_path / "kernels.json").read_text())
+    assert found["result"] == "failed" and len(found["rows"]) == 7  # every figure is there all the same
+    assert re.match(r"kernel, plain, float16, D32 P4: error \S+ is over 4.88e-04; kernel", found["why"])
 
 
 def test_a_step_that_cannot_run(tmp_path: Path) -> None:

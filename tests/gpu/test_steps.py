@@ -15,7 +15,9 @@ pytestmark = [
 
 @pytest.mark.parametrize("name", STEPS)
 def test_step(name: str, tiny_engines: Path, tmp_path: Path) -> None:
+    place = Place(tiny_engines, tmp_path)
     try:
-        assert STEPS[name][0](Place(tiny_engines, tmp_path))
+        assert STEPS[name][0](place)
     except Missing as error:
         pytest.skip(str(error))
+    assert not place.wrong
