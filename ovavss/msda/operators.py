@@ -11,20 +11,27 @@ import torch
 from torch import Tensor
 
 from ovavss.msda import ms_deform_attn as reference
+from ovavss.msda.kernels import run_kernel
 from ovavss.msda.ms_deform_attn import LevelShapes
 
 
 @torch.library.custom_op("ovavss::ms_deform_attn", mutates_args=())
 def plain(value: Tensor, level_shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     """The operator on sampling locations and attention weights; arguments as of `msda.ms_deform_attn`."""
-    return reference.ms_deform_attn(value, _pairs(level_shapes), locations, weights).contiguous()
+    output = run_kernel("plain", value, level_shapes, locations, weights)
+    if output is None:
+        output = reference.ms_deform_attn(value, _pairs(level_shapes), locations, weights).contiguous()
+    return output
 
 
 @torch.library.custom_op("ovavss::ms_deform_attn_fused", mutates_args=())
 def fused(value: Tensor, level_shapes: Tensor, reference_points: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
     """The operator on raw offsets and logits; arguments as of `msda.ms_deform_attn_fused`."""
-    shapes = _pairs(level_shapes)
-    return reference.ms_deform_attn_fused(value, shapes, reference_points, offsets, logits).contiguous()
+    output = run_kernel("fused", value, level_shapes, reference_points, offsets, logits)
+    if output is None:
+        shapes = _pairs(level_shapes)
+        output = reference.ms_deform_attn_fused(value, shapes, reference_points, offsets, logits).contiguous()
+    return output
 
 
 @plain.register_fake
